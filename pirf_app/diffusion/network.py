@@ -1,0 +1,184 @@
+"""The DDPM++ U-Net of Song et al. (arXiv 2011.13456) as EDM uses it (Karras et al., arXiv 2206.00364, appendix F.2)."""
+
+from dataclasses import asdict, dataclass
+from math import gcd, log, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SKIP_SCALE = sqrt(0.5)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of a U-Net. The published networks use 128 base channels, multipliers (1, 2, 2, 2), 4 blocks a level."""
+
+    resolution: int = 64
+    in_channels: int = 2
+    out_channels: int = 2
+    base_channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 1
+    attention: tuple[int, ...] = (16,)
+
+    def to_dict(self) -> dict:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "NetworkConfig":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(gcd(min(32, channels // 4), channels), channels, eps=1e-6)
+
+
+def conv(c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
+    layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+    nn.init.xavier_uniform_(layer.weight)
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+        layer.bias.zero_()
+    return layer
+
+
+def linear(c_in: int, c_out: int) -> nn.Linear:
+    layer = nn.Linear(c_in, c_out)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PositionalEmbedding(nn.Module):
+    """Sine and cosine features `[n, channels]` of the noise label `[n]`."""
+
+    def __init__(self, channels: int, max_positions: float = 10000.0):
+        super().__init__()
+        self.channels, self.max_positions = channels, max_positions
+
+    def forward(self, label: Tensor) -> Tensor:
+        half = self.channels // 2
+        rates = torch.exp(torch.arange(half, device=label.device) * (-log(self.max_positions) / (half - 1)))
+        angles = label.float()[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels of `[n, c, h, w]`, added to its input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = conv(channels, 3 * channels, 1, gain=sqrt(0.2))
+        self.proj = conv(channels, channels, 1, gain=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, c, 3, h * w).permute(2, 0, 3, 1).contiguous()
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return (x + self.proj(mixed.transpose(1, 2).reshape(n, c, h, w))) * SKIP_SCALE
+
+
+class Block(nn.Module):
+    """Residual block with the resampling inside: `resample` is "up" (nearest), "down" (2x2 mean) or None."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int, resample: str | None = None, attention: bool = False):
+        super().__init__()
+        self.resample = resample
+        self.norm0 = group_norm(c_in)
+        self.conv0 = conv(c_in, c_out)
+        self.affine = linear(c_emb, c_out)
+        self.norm1 = group_norm(c_out)
+        self.conv1 = conv(c_out, c_out, gain=1e-5)
+        self.skip = conv(c_in, c_out, 1) if resample or c_in != c_out else None
+        self.attention = Attention(c_out) if attention else None
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        hidden = self.conv0(self._resample(F.silu(self.norm0(x))))
+        hidden = F.silu(self.norm1(hidden + self.affine(emb)[:, :, None, None]))
+        hidden = self.conv1(hidden)
+        shortcut = self._resample(x)
+        if self.skip is not None:
+            shortcut = self.skip(shortcut)
+        x = (shortcut + hidden) * SKIP_SCALE
+        return x if self.attention is None else self.attention(x)
+
+
+class UNet(nn.Module):
+    """`(x [n, c_in, N, N], noise label [n]) -> [n, c_out, N, N]`.
+
+    `freeze` keeps only a suffix of the decoder trainable; what comes before it then runs without a graph."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        base, levels = config.base_channels, len(config.multipliers)
+        widths = [base * m for m in config.multipliers]
+        c_emb = 4 * base
+        self.embedding = PositionalEmbedding(base)
+        self.map0 = linear(base, c_emb)
+        self.map1 = linear(c_emb, c_emb)
+
+        self.encoder = nn.ModuleList([conv(config.in_channels, base)])
+        skips, c = [base], base
+        for level, width in enumerate(widths):
+            attention = config.resolution >> level in config.attention
+            if level:
+                self.encoder.append(Block(c, c, c_emb, "down"))
+                skips.append(c)
+            for _ in range(config.blocks):
+                self.encoder.append(Block(c, width, c_emb, attention=attention))
+                c = width
+                skips.append(c)
+
+        self.decoder = nn.ModuleList([Block(c, c, c_emb, attention=True), Block(c, c, c_emb)])
+        self.takes_skip = [False, False]
+        self.decoder_level = [levels - 1, levels - 1]
+        for level in reversed(range(levels)):
+            if level < levels - 1:
+                self.decoder.append(Block(c, c, c_emb, "up"))
+                self.takes_skip.append(False)
+                self.decoder_level.append(level)
+            for i in range(config.blocks + 1):
+                attention = i == config.blocks and config.resolution >> level in config.attention
+                self.decoder.append(Block(c + skips.pop(), widths[level], c_emb, attention=attention))
+                c = widths[level]
+                self.takes_skip.append(True)
+                self.decoder_level.append(level)
+        self.out_norm = group_norm(c)
+        self.out_conv = conv(c, config.out_channels, gain=1e-5)
+        self.first_trainable = 0
+
+    def freeze(self, trainable: str) -> list[nn.Parameter]:
+        """Leave only a suffix trainable and return its parameters: "all", "decoder", "highres" (the decoder's blocks
+        at full and half resolution) or "last" (full resolution only)."""
+        suffix = {"last": 0, "highres": 1, "decoder": len(self.config.multipliers)}
+        if trainable != "all" and trainable not in suffix:
+            raise ValueError(f"trainable must be one of all, {', '.join(suffix)}, not {trainable!r}")
+        self.requires_grad_(trainable == "all")
+        self.first_trainable = 0
+        if trainable != "all":
+            first = next(i for i, level in enumerate(self.decoder_level) if level <= suffix[trainable])
+            self.first_trainable = len(self.encoder) + first
+            for module in (*self.decoder[first:], self.out_norm, self.out_conv):
+                module.requires_grad_(True)
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        grad = torch.is_grad_enabled()
+        with torch.set_grad_enabled(grad and self.first_trainable == 0):
+            emb = F.silu(self.map1(F.silu(self.map0(self.embedding(label).to(x.dtype)))))
+            skips = []
+            for layer in self.encoder:
+                x = layer(x, emb) if isinstance(layer, Block) else layer(x)
+                skips.append(x)
+        for i, block in enumerate(self.decoder, len(self.encoder)):
+            with torch.set_grad_enabled(grad and i >= self.first_trainable):
+                x = block(torch.cat([x, skips.pop()], 1) if self.takes_skip[i - len(self.encoder)] else x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))

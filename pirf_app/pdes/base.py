@@ -1,0 +1,145 @@
+"""What a benchmark PDE must offer, and the registry that finds it by name."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_SEED = 2**63 - 1
+
+
+class InputError(ValueError):
+    """A request that cannot be met; the message is one sentence for the person who made it."""
+
+
+def check_seed(seed: int) -> int:
+    """`seed` itself if it is a whole number from 0 to 2^63 - 1.
+
+    Raises InputError otherwise."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
+    return seed
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of a field: how it is named and drawn, and the statistics that normalise it.
+
+    `is_input` marks what the solver is given (coefficient, source, initial state), as against the solution;
+    `mean` and `std` are those of the data in physical units; `positive` asks for a sequential colour map."""
+
+    name: str
+    title: str
+    unit: str
+    mean: float
+    std: float
+    is_input: bool
+    positive: bool = False
+
+
+class PDE(ABC):
+    """One benchmark: data, residual, solver and conservation law in the same discretisation.
+
+    Fields are `[n, c, h, w]` tensors in physical units; every method that takes fields works in their dtype and,
+    where it is differentiable, on their device. Square grids only: `h == w == resolution`.
+    """
+
+    name: str
+    title: str
+    equation: str
+    domain: str
+    boundary: str
+    channels: tuple[Channel, ...]
+    default_resolution: int = 64
+
+    @abstractmethod
+    def generate(self, n: int, resolution: int, seed: int) -> Tensor:
+        """Solver data `[n, c, h, w]` float32 on the CPU. Deterministic; sample k does not depend on n."""
+
+    @abstractmethod
+    def residual(self, fields: Tensor) -> Tensor:
+        """What is left of the PDE at each grid point `[n, h, w]`, differentiable, by the solver's own discretisation;
+        zero where no equation is asked for (boundary vertices)."""
+
+    @abstractmethod
+    def boundary_violation(self, fields: Tensor) -> Tensor:
+        """Per-sample RMS `[n]` of what the boundary conditions ask to be zero, in the solution's unit."""
+
+    @abstractmethod
+    def paper_residual(self, fields: Tensor) -> Tensor:
+        """The residual `[n, h, w]` as the PIRF authors define it; its floor on solver data is far from zero."""
+
+    @abstractmethod
+    def solve(self, fields: Tensor) -> Tensor:
+        """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; same dtype, not differentiable."""
+
+    @abstractmethod
+    def balance(self, fields: Tensor) -> Tensor:
+        """Per-sample relative violation `[n]` of the PDE's conservation law."""
+
+    @abstractmethod
+    def error_field(self, fields: Tensor) -> Tensor:
+        """The residual turned into an error of the solution, in units of its standard deviation: `[n, h, w]`,
+        differentiable. An inverse of the (mean) operator, so that low frequencies are paid for like high ones."""
+
+    def interior(self, field: Tensor) -> Tensor:
+        """The part of a `[n, h, w]` map where the equation holds."""
+        return field
+
+    @property
+    def solution_channels(self) -> list[int]:
+        return [i for i, c in enumerate(self.channels) if not c.is_input]
+
+    @property
+    def input_channels(self) -> list[int]:
+        return [i for i, c in enumerate(self.channels) if c.is_input]
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.tensor([c.mean for c in self.channels], dtype=like.dtype, device=like.device)
+        std = torch.tensor([c.std for c in self.channels], dtype=like.dtype, device=like.device)
+        return mean.view(-1, 1, 1), 2 * std.view(-1, 1, 1)
+
+    def normalise(self, fields: Tensor) -> Tensor:
+        """Physical units to zero mean and standard deviation 0.5 per channel, what the denoiser works in."""
+        mean, scale = self._statistics(fields)
+        return (fields - mean) / scale
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """Inverse of `normalise`."""
+        mean, scale = self._statistics(x)
+        return x * scale + mean
+
+    def check_fields(self, fields: Tensor) -> None:
+        """Raises InputError unless `fields` is `[n, c, N, N]` with this PDE's channels."""
+        c = len(self.channels)
+        if fields.ndim != 4 or fields.shape[1] != c or fields.shape[2] != fields.shape[3]:
+            raise InputError(f"{self.name} fields must have shape [n, {c}, N, N], not {list(fields.shape)}")
+
+    def check_request(self, n: int, resolution: int, seed: int) -> None:
+        """Raises InputError unless `generate` can meet the request."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"n must be a whole number of at least 1, not {n!r}")
+        if isinstance(resolution, bool) or not isinstance(resolution, int) or not 8 <= resolution <= 512:
+            raise InputError(f"resolution must be a whole number from 8 to 512, not {resolution!r}")
+        check_seed(seed)
+
+
+_REGISTRY: dict[str, PDE] = {}
+
+
+def register(cls: type[PDE]) -> type[PDE]:
+    """Class decorator: makes one instance available under `cls.name`."""
+    _REGISTRY[cls.name] = cls()
+    return cls
+
+
+def get_pde(name: str) -> PDE:
+    """The PDE registered as `name`. Raises InputError, naming those there are."""
+    if not isinstance(name, str) or name not in _REGISTRY:
+        raise InputError(f"unknown PDE {name!r}: choose one of {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def pde_names() -> list[str]:
+    return list(_REGISTRY)

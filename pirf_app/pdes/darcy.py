@@ -1,0 +1,105 @@
+"""Darcy flow through a two-phase medium: -div(a grad u) = 1 on the unit square with u = 0 on the edge.
+
+Cell-centred finite volumes, h = 1/N; the coefficient a is 12 where a Gaussian random field is positive and 3 elsewhere;
+harmonic face means; a direct solve of the banded symmetric positive definite system.
+"""
+
+import numpy as np
+import torch
+from scipy.linalg import solveh_banded
+from torch import Tensor
+
+from .base import PDE, Channel, register
+from .poisson import edge_values
+from .random_fields import neumann_field
+from .stencils import divergence_flux, face_fluxes, gradient_2nd, rms
+
+LOW, HIGH, THRESHOLD = 3.0, 12.0, 7.5
+
+
+def two_phase(a: Tensor) -> Tensor:
+    """The medium that a generated coefficient stands for: 12 where it is at least 7.5, else 3."""
+    return torch.where(a >= THRESHOLD, HIGH, LOW).to(a.dtype)
+
+
+def solve_banded(a: np.ndarray) -> np.ndarray:
+    """u `[N, N]` with `divergence_flux(a, u, 1/N) = 1`, for one positive coefficient field a `[N, N]`; float64."""
+    n = a.shape[0]
+    t_x = 2 * a[:, 1:] * a[:, :-1] / (a[:, 1:] + a[:, :-1])
+    t_y = 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
+    diagonal = np.zeros_like(a)
+    diagonal[:, 1:] += t_x
+    diagonal[:, :-1] += t_x
+    diagonal[1:] += t_y
+    diagonal[:-1] += t_y
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        diagonal[edge] += 2 * a[edge]
+    bands = np.zeros((n + 1, n * n))
+    bands[0] = diagonal.ravel()
+    bands[1].reshape(n, n)[:, :-1] = -t_x
+    bands[n, :-n] = -t_y.ravel()
+    source = np.full(n * n, 1 / n**2)
+    return solveh_banded(bands, source, lower=True, check_finite=False, overwrite_ab=True, overwrite_b=True).reshape(n, n)
+
+
+@register
+class Darcy(PDE):
+    name = "darcy"
+    title = "Darcy flow"
+    equation = r"-\nabla\cdot(a\,\nabla u) = 1"
+    domain = "unit square, cell centres, h = 1/N"
+    boundary = "u = 0 on the edge"
+    channels = (
+        Channel("a", "permeability a", "1", mean=7.5, std=4.5, is_input=True, positive=True),
+        Channel("u", "pressure u", "1", mean=0.0058, std=0.0039, is_input=False, positive=True),
+    )
+
+    def generate(self, n: int, resolution: int, seed: int) -> Tensor:
+        self.check_request(n, resolution, seed)
+        a = np.where(neumann_field(n, resolution, seed) >= 0, HIGH, LOW)
+        u = np.stack([solve_banded(one) for one in a])
+        return torch.from_numpy(np.stack([a, u], 1).astype(np.float32))
+
+    def solve(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        a = two_phase(fields[:, 0].detach().cpu().double())
+        u = torch.stack([torch.from_numpy(solve_banded(one)) for one in a.numpy()])
+        return torch.stack([a, u], 1).to(fields)
+
+    def residual(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        return divergence_flux(two_phase(fields[:, 0]), fields[:, 1], 1 / fields.shape[-1]) - 1
+
+    def boundary_violation(self, fields: Tensor) -> Tensor:
+        """RMS over the edge of the wall value that the flux balance of the adjoining cell implies: the wall value
+        that would close the cell's equation is r h^2 / 2a, which is zero for solver data."""
+        wall_value = self.residual(fields) / (2 * fields.shape[-1] ** 2 * two_phase(fields[:, 0]))
+        return rms(edge_values(wall_value))
+
+    def paper_residual(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        h = 1 / fields.shape[-1]
+        a, u = two_phase(fields[:, 0]), fields[:, 1]
+        u_x, u_y = gradient_2nd(u, h, -1), gradient_2nd(u, h, -2)
+        u_xx, u_yy = gradient_2nd(u_x, h, -1), gradient_2nd(u_y, h, -2)
+        a_x, a_y = gradient_2nd(a, h, -1), gradient_2nd(a, h, -2)
+        return -a * u_xx - a_x * u_x - a * u_yy - a_y * u_y - 1
+
+    def balance(self, fields: Tensor) -> Tensor:
+        """|flux through the walls - total source|, over the total source (1)."""
+        self.check_fields(fields)
+        flux_x, flux_y = face_fluxes(two_phase(fields[:, 0]), fields[:, 1])
+        out = (flux_x[..., -1] - flux_x[..., 0]).sum(-1) + (flux_y[..., -1, :] - flux_y[..., 0, :]).sum(-1)
+        return (out - 1).abs()
+
+    def error_field(self, fields: Tensor) -> Tensor:
+        """L^-1 r / sd(u) with L = -(mean of a) lap, inverted in the sine basis of the cell-centred Dirichlet problem."""
+        n = fields.shape[-1]
+        k = torch.arange(1, n + 1, dtype=torch.float64)
+        x = torch.arange(n, dtype=torch.float64) + 0.5
+        basis = np.sqrt(2 / n) * torch.sin(torch.pi * k[:, None] * x[None, :] / n)
+        basis[-1] *= np.sqrt(0.5)
+        one = 4 * n**2 * torch.sin(torch.pi * k / (2 * n)) ** 2
+        eigenvalues = (THRESHOLD * (one[:, None] + one[None, :])).to(fields)
+        basis = basis.to(fields)
+        return basis.T @ ((basis @ self.residual(fields) @ basis.T) / eigenvalues) @ basis / self.channels[1].std

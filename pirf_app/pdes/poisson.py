@@ -1,0 +1,103 @@
+"""Poisson's equation, lap u = f on the unit square with u = 0 on the edge.
+
+Vertices, h = 1/(N-1); f is a Gaussian random field, u the exact solution of the 5-point scheme by a fast sine transform.
+"""
+
+import numpy as np
+import torch
+from scipy.fft import dstn, idstn
+from torch import Tensor
+
+from .base import PDE, Channel, register
+from .random_fields import neumann_field
+from .stencils import laplacian_5pt, replicate_pad, rms
+
+
+def edge_values(u: Tensor) -> Tensor:
+    """The values on the four edges of `[n, h, w]`, each once: `[n, 2h + 2w - 4]`."""
+    return torch.cat([u[:, 0], u[:, -1], u[:, 1:-1, 0], u[:, 1:-1, -1]], 1)
+
+
+@register
+class Poisson(PDE):
+    name = "poisson"
+    title = "Poisson"
+    equation = r"\nabla^2 u = f"
+    domain = "unit square, vertices, h = 1/(N-1)"
+    boundary = "u = 0 on the edge"
+    channels = (
+        Channel("f", "source f", "1", mean=0.0, std=0.29, is_input=True),
+        Channel("u", "solution u", "1", mean=0.0, std=0.0086, is_input=False),
+    )
+    shift = 0.0  # the Helmholtz operator is lap + shift
+
+    def spacing(self, fields: Tensor) -> float:
+        return 1 / (fields.shape[-1] - 1)
+
+    def _eigenvalues(self, resolution: int) -> np.ndarray:
+        """Of the 5-point operator on the interior sine modes `[N-2, N-2]`."""
+        m = np.arange(1, resolution - 1)
+        one = -4 * (resolution - 1) ** 2 * np.sin(np.pi * m / (2 * (resolution - 1))) ** 2
+        return one[:, None] + one[None, :] + self.shift
+
+    def _invert(self, f: np.ndarray) -> np.ndarray:
+        inner = idstn(dstn(f[..., 1:-1, 1:-1], 1, axes=(-2, -1)) / self._eigenvalues(f.shape[-1]), 1, axes=(-2, -1))
+        return np.pad(inner, [(0, 0)] * (f.ndim - 2) + [(1, 1), (1, 1)])
+
+    def generate(self, n: int, resolution: int, seed: int) -> Tensor:
+        self.check_request(n, resolution, seed)
+        f = neumann_field(n, resolution, seed)
+        return torch.from_numpy(np.stack([f, self._invert(f)], 1).astype(np.float32))
+
+    def solve(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        f = fields[:, 0].detach().cpu().double().numpy()
+        u = torch.from_numpy(self._invert(f)).to(fields)
+        return torch.stack([fields[:, 0], u], 1)
+
+    def residual(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        f, u = fields[:, 0], fields[:, 1]
+        inner = laplacian_5pt(u, self.spacing(fields)) + self.shift * u[:, 1:-1, 1:-1] - f[:, 1:-1, 1:-1]
+        return torch.nn.functional.pad(inner, (1, 1, 1, 1))
+
+    def interior(self, field: Tensor) -> Tensor:
+        return field[:, 1:-1, 1:-1]
+
+    def boundary_violation(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        return rms(edge_values(fields[:, 1]))
+
+    def paper_residual(self, fields: Tensor) -> Tensor:
+        self.check_fields(fields)
+        f, u = fields[:, 0], fields[:, 1]
+        return laplacian_5pt(replicate_pad(u), self.spacing(fields)) + self.shift * u - f
+
+    def balance(self, fields: Tensor) -> Tensor:
+        """|flux through the edge of the interior control volume - source in it|, over the integral of |source|."""
+        self.check_fields(fields)
+        f, u = fields[:, 0], fields[:, 1]
+        h = self.spacing(fields)
+        outward = (
+            (u[:, 0] - u[:, 1])[:, 1:-1].sum(1)
+            + (u[:, -1] - u[:, -2])[:, 1:-1].sum(1)
+            + (u[:, :, 0] - u[:, :, 1])[:, 1:-1].sum(1)
+            + (u[:, :, -1] - u[:, :, -2])[:, 1:-1].sum(1)
+        )
+        source = (f - self.shift * u)[:, 1:-1, 1:-1]
+        total = source.abs().sum((1, 2)) * h**2
+        return (outward - source.sum((1, 2)) * h**2).abs() / total.clamp_min(1e-12)
+
+    def error_field(self, fields: Tensor) -> Tensor:
+        r = self.interior(self.residual(fields))
+        basis, eigenvalues = self._sine_basis(fields)
+        error = basis @ ((basis @ r @ basis) / eigenvalues) @ basis / self.channels[1].std
+        return torch.nn.functional.pad(error, (1, 1, 1, 1))
+
+    def _sine_basis(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Orthonormal, symmetric sine basis `[N-2, N-2]` of the interior vertices, and the operator's eigenvalues."""
+        n = like.shape[-1] - 1
+        m = torch.arange(1, n, dtype=torch.float64)
+        basis = np.sqrt(2 / n) * torch.sin(torch.pi * m[:, None] * m[None, :] / n)
+        eigenvalues = torch.from_numpy(self._eigenvalues(n + 1))
+        return basis.to(like), eigenvalues.to(like)

@@ -1,0 +1,55 @@
+"""Second-order stencils shared by the benchmarks. All take and return torch tensors `[..., h, w]` of any float type."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def laplacian_5pt(u: Tensor, h: float) -> Tensor:
+    """5-point Laplacian at the interior vertices, `[..., h, w] -> [..., h-2, w-2]`; error O(h^2)."""
+    centre = u[..., 1:-1, 1:-1]
+    neighbours = u[..., 2:, 1:-1] + u[..., :-2, 1:-1] + u[..., 1:-1, 2:] + u[..., 1:-1, :-2]
+    return (neighbours - 4 * centre) / h**2
+
+
+def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
+    return 2 * a * b / (a + b)
+
+
+def face_fluxes(a: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Flux of -a grad u, times h, through every vertical `[..., h, w+1]` and horizontal `[..., h+1, w]` cell face.
+
+    Cell-centred finite volumes with harmonic face means; u = 0 on the walls, half a cell from the outermost centres.
+    """
+    across_x = harmonic_mean(a[..., :, 1:], a[..., :, :-1]) * (u[..., :, :-1] - u[..., :, 1:])
+    across_y = harmonic_mean(a[..., 1:, :], a[..., :-1, :]) * (u[..., :-1, :] - u[..., 1:, :])
+    wall = 2 * a * u
+    flux_x = torch.cat([-wall[..., :, :1], across_x, wall[..., :, -1:]], -1)
+    flux_y = torch.cat([-wall[..., :1, :], across_y, wall[..., -1:, :]], -2)
+    return flux_x, flux_y
+
+
+def divergence_flux(a: Tensor, u: Tensor, h: float) -> Tensor:
+    """-div(a grad u) in every cell `[..., h, w]`, conservative: the sum over cells is the flux through the walls."""
+    flux_x, flux_y = face_fluxes(a, u)
+    return (flux_x.diff(dim=-1) + flux_y.diff(dim=-2)) / h**2
+
+
+def replicate_pad(u: Tensor) -> Tensor:
+    """One ring of copied edge values around `[n, h, w]`."""
+    return pad(u.unsqueeze(1), (1, 1, 1, 1), mode="replicate").squeeze(1)
+
+
+def gradient_2nd(u: Tensor, h: float, dim: int) -> Tensor:
+    """First derivative along `dim`: central inside, second-order one-sided at the two ends."""
+    n = u.shape[dim]
+    take = lambda start, length: u.narrow(dim, start, length)  # noqa: E731
+    inner = (take(2, n - 2) - take(0, n - 2)) / (2 * h)
+    first = (-3 * take(0, 1) + 4 * take(1, 1) - take(2, 1)) / (2 * h)
+    last = (3 * take(n - 1, 1) - 4 * take(n - 2, 1) + take(n - 3, 1)) / (2 * h)
+    return torch.cat([first, inner, last], dim)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over everything but the first axis."""
+    return x.flatten(1).square().mean(1).sqrt()
