@@ -3,7 +3,6 @@
 Every update draws its own data and noise from (seed, update), so a resumed run repeats the uninterrupted one.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -12,14 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..pdes import PDE
+from ..checkpoints import CheckpointInfo, normalisation_of, save_checkpoint
+from ..pdes import PDE, InputError
 from .denoiser import Denoiser
 from .network import NetworkConfig
 from .prior import GaussianPrior
+from .run_state import load_run, save_run
+from .sampler import Schedule
 
 # Solver seeds at and above this one belong to training; everything measured uses seeds below it.
 TRAINING_SEED = 2**40
@@ -29,7 +29,8 @@ TRAINING_SEED = 2**40
 class PretrainConfig:
     """Recipe. `samples` fixes the length of the cosine decay of the learning rate; noise levels are log-normal.
 
-    `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on."""
+    `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on; `sigma_min` is the lowest level
+    that the checkpoint recommends."""
 
     samples: int = 100_000
     batch: int = 16
@@ -41,6 +42,7 @@ class PretrainConfig:
     prior_rank: int = 256
     prior_modes: int = 32
     prior_samples: int = 8_192
+    sigma_min: float = 0.02
     seed: int = 0
 
 
@@ -61,7 +63,7 @@ def training_data(pde: PDE, n: int, resolution: int, seed: int, chunk: int) -> T
 
 
 def denoising_loss(denoiser: Denoiser, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """EDM loss, EDM's weight 1 / c_out^2 per channel: mean square of the network's error in units of the linear one's."""
+    """EDM loss with its weight 1 / c_out^2: mean square error in units of the linear denoiser's, per channel."""
     noisy = clean + sigma[:, None, None, None] * noise
     linear, scale = denoiser.linear_part(noisy, sigma)
     target = (clean - linear) / scale
@@ -128,33 +130,42 @@ class Pretraining:
             averaged.lerp_(current, 1 - keep)
 
     def save(self, path: Path) -> None:
-        """Everything that `load` needs, as one safetensors file, replaced atomically."""
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v.contiguous() for k, v in self.ema.state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{k}": v.contiguous() for k, v in state.items()}
+        """Everything that `load` needs, replaced atomically."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
-        temporary = path.with_suffix(".tmp")
-        save_file(tensors, temporary, {"state": json.dumps(meta)})
-        temporary.replace(path)
+        save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
     def load(cls, pde: PDE, path: Path, device: str = "cpu") -> "Pretraining":
-        """The run that `save` wrote. Raises ValueError if it is another PDE's."""
-        with safe_open(path, "pt") as file:
-            meta = json.loads(file.metadata()["state"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
+        """The run that `save` wrote. Raises InputError if it is another PDE's."""
+        tensors, optimiser, meta = load_run(path)
         if meta["pde"] != pde.name:
-            raise ValueError(f"{path} is a run on {meta['pde']}, not {pde.name}")
+            raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
         run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), device)
-        part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        run.model.load_state_dict(part("model."))
-        run.ema.load_state_dict(part("ema."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimiser.").items():
-            index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-        run.optimiser.load_state_dict({"state": state, "param_groups": run.optimiser.state_dict()["param_groups"]})
+        for prefix, model in (("model.", run.model), ("ema.", run.ema)):
+            model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
         run.update, run.seconds = meta["update"], meta["seconds"]
         return run
+
+    def info(self, figures: dict | None = None) -> CheckpointInfo:
+        """Metadata of the checkpoint that the averaged weights make."""
+        network, config = self.model.config, self.config
+        return CheckpointInfo(
+            pde=self.pde.name,
+            resolution=network.resolution,
+            method="base",
+            network=network.to_dict(),
+            normalisation=normalisation_of(self.pde.name),
+            sampler=Schedule(sigma_min=config.sigma_min).to_dict(),
+            prior_rank=config.prior_rank,
+            prior_modes=config.prior_modes,
+            recipe={"config": asdict(config), "updates": self.update, "seconds": round(self.seconds)},
+            figures=figures or {},
+        )
+
+    def export(self, path: Path, figures: dict | None = None) -> str:
+        """Writes the averaged weights as a checkpoint and returns its SHA-256."""
+        return save_checkpoint(path, self.ema, self.info(figures))

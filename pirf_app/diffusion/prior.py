@@ -1,9 +1,9 @@
 """The Gaussian that the preconditioning is built on: the data's mean and covariance, low-rank in cosine modes.
 
-EDM (arXiv 2206.00364, section 5) derives c_skip and c_out from a scalar data variance s^2: the best linear denoiser of
-isotropic data is s^2 / (s^2 + sigma^2), and the network predicts what is left, scaled to unit variance. Smooth fields are
-far from isotropic: nearly all their energy sits in a few modes. With the data's covariance C in place of s^2 the same
-derivation gives the Wiener filter
+EDM (arXiv 2206.00364, section 5) derives c_skip and c_out from a scalar data variance s^2: the best linear denoiser
+of isotropic data is s^2 / (s^2 + sigma^2), and the network predicts what is left, scaled to unit variance. Smooth
+fields are far from isotropic: nearly all their energy sits in a few modes. With the data's covariance C in place of
+s^2 the same derivation gives the Wiener filter
 
     D_lin(x) = mu + C (C + sigma^2)^-1 (x - mu),     e(sigma)^2 = diag C sigma^2 (C + sigma^2)^-1,
 
@@ -40,7 +40,7 @@ class GaussianPrior(nn.Module):
 
     @classmethod
     def fit(cls, fields: Tensor, rank: int, modes: int) -> "GaussianPrior":
-        """Principal components of normalised `fields [n, c, N, N]`, n well above `rank`, in the first `modes` cosines."""
+        """Principal components of normalised `fields [n, c, N, N]` (n well above `rank`) in `modes` cosines an axis."""
         n, c, resolution, _ = fields.shape
         prior = cls(c, resolution, rank, modes)
         basis = cosine_basis(resolution, modes).to(fields)

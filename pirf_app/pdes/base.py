@@ -72,7 +72,7 @@ class PDE(ABC):
 
     @abstractmethod
     def solve(self, fields: Tensor) -> Tensor:
-        """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; same dtype, not differentiable."""
+        """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; not differentiable."""
 
     @abstractmethod
     def balance(self, fields: Tensor) -> Tensor:

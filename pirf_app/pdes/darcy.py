@@ -39,7 +39,9 @@ def solve_banded(a: np.ndarray) -> np.ndarray:
     bands[1].reshape(n, n)[:, :-1] = -t_x
     bands[n, :-n] = -t_y.ravel()
     source = np.full(n * n, 1 / n**2)
-    return solveh_banded(bands, source, lower=True, check_finite=False, overwrite_ab=True, overwrite_b=True).reshape(n, n)
+    return solveh_banded(bands, source, lower=True, check_finite=False, overwrite_ab=True, overwrite_b=True).reshape(
+        n, n
+    )
 
 
 @register
@@ -93,7 +95,7 @@ class Darcy(PDE):
         return (out - 1).abs()
 
     def error_field(self, fields: Tensor) -> Tensor:
-        """L^-1 r / sd(u) with L = -(mean of a) lap, inverted in the sine basis of the cell-centred Dirichlet problem."""
+        """L^-1 r / sd(u), L = -(mean of a) lap, inverted in the sine basis of the cell-centred Dirichlet problem."""
         n = fields.shape[-1]
         k = torch.arange(1, n + 1, dtype=torch.float64)
         x = torch.arange(n, dtype=torch.float64) + 0.5

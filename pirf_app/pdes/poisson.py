@@ -1,6 +1,6 @@
 """Poisson's equation, lap u = f on the unit square with u = 0 on the edge.
 
-Vertices, h = 1/(N-1); f is a Gaussian random field, u the exact solution of the 5-point scheme by a fast sine transform.
+Vertices, h = 1/(N-1); f is a Gaussian random field, u the exact solution of the 5-point scheme (sine transform).
 """
 
 import numpy as np

@@ -1,0 +1,319 @@
+"""`python -m pirf_app ...`: sample, evaluate, generate data, pre-train, fine-tune, list and verify models.
+
+Bad input ends with one sentence on standard error and exit code 2; progress goes to standard error as well, so that
+standard output carries results only.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from .checkpoints import CheckpointError, Library, load_checkpoint
+from .diffusion.network import NetworkConfig
+from .diffusion.pretraining import PretrainConfig, Pretraining
+from .diffusion.sampler import check_steps
+from .evaluation import draw_fields, environment, evaluate, figures, floors
+from .exports import write_first_view
+from .methods.pirf import PRESETS, DivergedError, PirfConfig, PirfTuning, PoolStep
+from .methods.rewards import NORMS
+from .pdes import InputError, get_pde, pde_names
+from .report import format_table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
+app.add_typer(models, name="models")
+
+MAX_SAMPLES = 100_000
+Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
+Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]
+Out = Annotated[Path, typer.Option(help="file to write")]
+_PRETRAIN, _PIRF, _NETWORK = PretrainConfig(), PirfConfig(), NetworkConfig()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_count(n: int) -> int:
+    if not 1 <= n <= MAX_SAMPLES:
+        raise InputError(f"n must be a whole number from 1 to {MAX_SAMPLES}, not {n}")
+    return n
+
+
+def check_folder(path: Path) -> Path:
+    """`path` itself if a file can be put there. Raises InputError before any work is done."""
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist, so {path.name} cannot be written")
+    return path
+
+
+def split(values: str, all_values: list[str]) -> list[str]:
+    return all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
+
+
+def whole_numbers(name: str, values: str) -> list[int]:
+    try:
+        return [int(v) for v in values.split(",")]
+    except ValueError:
+        raise InputError(f"{name} must be whole numbers separated by commas, not {values!r}") from None
+
+
+@app.command()
+def sample(
+    pde: Pde = "darcy",
+    method: Annotated[str, typer.Option(help="method, or the path of a checkpoint file")] = "pirf",
+    steps: int = 10,
+    n: int = 4,
+    seed: Seed = 0,
+    out: Out = Path("out.npz"),
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Draw fields and write them with their residual and the solver's solution to an .npz file."""
+    check_steps(steps)
+    check_count(n)
+    check_folder(out)
+    checkpoint = Library().resolve(pde, method)
+    problem = get_pde(pde)
+    start = time.perf_counter()
+    drawn, nfe = draw_fields(checkpoint, steps, n, seed)
+    row = {"pde": pde, "resolution": checkpoint.info.resolution, "method": checkpoint.info.method, "steps": steps}
+    row |= {"nfe": nfe, "n": n, "seconds": time.perf_counter() - start} | figures(problem, drawn)
+    meta = row | {"seed": seed, "sha256": checkpoint.sha256, "channels": [c.name for c in problem.channels]}
+    with open(out, "wb") as file:
+        np.savez_compressed(
+            file,
+            fields=drawn.numpy(),
+            residual=problem.residual(drawn).numpy(),
+            solution=problem.solve(drawn).numpy(),
+            noise_seed=np.int64(seed),
+            meta=np.array(json.dumps(meta)),
+        )
+    say(f"wrote {out}")
+    print(json.dumps(row) if as_json else format_table([row]))
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    pde: Annotated[str, typer.Option(help="benchmarks separated by commas, or all")] = "all",
+    methods: Annotated[str, typer.Option(help="methods or checkpoint files separated by commas")] = "base,pirf",
+    steps: Annotated[str, typer.Option(help="step counts separated by commas")] = "5,10,20,40,80",
+    n: int = 64,
+    seed: Seed = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="report file to write")] = None,
+) -> None:
+    """Measure checkpoints: residual, forward-solve error, conservation, distribution; floors beside them."""
+    counts = [check_steps(count) for count in whole_numbers("steps", steps)]
+    check_count(n)
+    if json_path:
+        check_folder(json_path)
+    library, names = Library(), split(pde, pde_names())
+    chosen = [library.resolve(name, method) for name in names for method in split(methods, library.methods(name))]
+    rows = []
+    for checkpoint in chosen:
+        for count in counts:
+            rows.append(evaluate(checkpoint, count, n, seed))
+            say(format_table(rows[-1:]).splitlines()[-1])
+    levels = {name: floors(name, next(c.info.resolution for c in chosen if c.info.pde == name), n) for name in names}
+    if json_path:
+        report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": seed}}
+        json_path.write_text(json.dumps(report, indent=1) + "\n")
+    print(format_table(rows, levels))
+
+
+@app.command()
+def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, out: Out = Path("data.npz")) -> None:
+    """Generate solver data and write it with its residual to an .npz file."""
+    check_folder(out)
+    problem = get_pde(pde)
+    made = problem.generate(check_count(n), resolution, seed)
+    meta = {"pde": pde, "resolution": resolution, "seed": seed, "channels": [c.name for c in problem.channels]}
+    with open(out, "wb") as file:
+        np.savez_compressed(
+            file, fields=made.numpy(), residual=problem.residual(made).numpy(), meta=np.array(json.dumps(meta))
+        )
+    print(f"wrote {n} {pde} fields to {out}")
+
+
+def run_with_saves(run: Pretraining | PirfTuning, state: Path, interval: float) -> Iterator:
+    """The events of `run.run()`; its state is saved every `interval` seconds and at the end."""
+    saved = time.monotonic()
+    try:
+        for event in run.run():
+            if time.monotonic() - saved >= interval:
+                run.save(state)
+                saved = time.monotonic()
+            yield event
+    finally:
+        run.save(state)
+
+
+@app.command()
+def pretrain(
+    pde: Pde = "darcy",
+    out: Out = Path("base.safetensors"),
+    samples: Annotated[
+        int, typer.Option(help="training samples; the learning rate decays over them")
+    ] = _PRETRAIN.samples,
+    batch: int = _PRETRAIN.batch,
+    learning_rate: float = _PRETRAIN.learning_rate,
+    resolution: int = _NETWORK.resolution,
+    channels: Annotated[int, typer.Option(help="base channels of the U-Net")] = _NETWORK.base_channels,
+    multipliers: Annotated[str, typer.Option(help="channel multipliers by level")] = "1,2,3,4",
+    blocks: Annotated[int, typer.Option(help="residual blocks a level")] = _NETWORK.blocks,
+    prior_rank: Annotated[
+        int, typer.Option(help="rank of the data covariance; 0: EDM's scalar")
+    ] = _PRETRAIN.prior_rank,
+    sigma_min: Annotated[float, typer.Option(help="lowest noise level to recommend")] = _PRETRAIN.sigma_min,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
+    save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 240.0,
+) -> None:
+    """Train a base checkpoint on fresh solver data. The state for --resume is kept in OUT.state."""
+    problem, state = get_pde(pde), check_folder(out).with_suffix(".state")
+    if resume and state.exists():
+        run = Pretraining.load(problem, state)
+    else:
+        c = len(problem.channels)
+        config = PretrainConfig(samples, batch, learning_rate, prior_rank=prior_rank, sigma_min=sigma_min, seed=seed)
+        widths = tuple(whole_numbers("multipliers", multipliers))
+        run = Pretraining(
+            problem, NetworkConfig(resolution, 2 * c if prior_rank else c, c, channels, widths, blocks), config
+        )
+    losses = []
+    for step in run_with_saves(run, state, save_every):
+        losses.append(step.loss)
+        if step.update % 50 == 0:
+            mean = sum(losses) / len(losses)
+            say(f"{step.samples} samples  loss {mean:.4f}  rate {step.learning_rate:.1e}  {step.seconds:.0f} s")
+            losses = []
+    print(f"wrote {out}, SHA-256 {run.export(out)}")
+
+
+@app.command()
+def finetune(
+    pde: Pde = "darcy",
+    method: Annotated[str, typer.Option(help="pirf")] = "pirf",
+    base: Annotated[str, typer.Option(help="method or file of the checkpoint to start from")] = "base",
+    out: Out = Path("my.safetensors"),
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}: updates and pool for that time")] = None,
+    updates: int = _PIRF.updates,
+    pool: Annotated[int, typer.Option(help="trajectories to draw")] = _PIRF.pool,
+    pool_steps: Annotated[str, typer.Option(help="sampler steps of those trajectories")] = "10",
+    last_steps: Annotated[
+        int, typer.Option("--last-steps", "-k", help="steps to back-propagate through")
+    ] = _PIRF.last_steps,
+    trainable: Annotated[str, typer.Option(help="last, highres, decoder or all")] = _PIRF.trainable,
+    batch: int = _PIRF.batch,
+    learning_rate: float = _PIRF.learning_rate,
+    norm: Annotated[str, typer.Option(help=", ".join(NORMS))] = _PIRF.norm,
+    error_weight: float = _PIRF.error_weight,
+    anchor: float = _PIRF.anchor,
+    drift: float = _PIRF.drift,
+    seed: Seed = 0,
+    log: Annotated[Path | None, typer.Option(help="write every event as a JSON line")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
+    save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 120.0,
+) -> None:
+    """Tune a base checkpoint with the physics reward. The state for --resume is kept in OUT.state."""
+    if method != "pirf":
+        raise InputError(f"unknown fine-tuning method {method!r}: choose pirf")
+    state = check_folder(out).with_suffix(".state")
+    start = Library().resolve(pde, base)
+    if resume and state.exists():
+        run = PirfTuning.load(start, state)
+    else:
+        chosen = {"updates": updates, "pool": pool, "batch": batch, "last_steps": last_steps, "trainable": trainable}
+        chosen |= {"pool_steps": tuple(whole_numbers("pool-steps", pool_steps)), "learning_rate": learning_rate}
+        chosen |= {"norm": norm, "error_weight": error_weight, "anchor": anchor, "drift": drift, "seed": seed}
+        if preset is not None and preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        run = PirfTuning(start, PirfConfig(**chosen | PRESETS.get(preset, {})))
+    file = open(check_folder(log), "a" if resume else "w") if log else None  # noqa: SIM115 - closed below
+    try:
+        for event in run_with_saves(run, state, save_every):
+            if file:
+                print(json.dumps({"event": type(event).__name__} | asdict(event)), file=file, flush=True)
+            report_progress(event)
+    except DivergedError as error:
+        say(f"{error}; the last finite weights are kept")
+    finally:
+        if file:
+            file.close()
+    print(f"wrote {out}, SHA-256 {run.export(out)}")
+
+
+def report_progress(event) -> None:
+    if isinstance(event, PoolStep):
+        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
+    elif event.validation_residual is not None:
+        say(
+            f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
+            f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"
+        )
+
+
+@app.command(name="first-view")
+def first_view(pde: Pde = "darcy", steps: int = 10, n: int = 4, seed: Seed = 0) -> None:
+    """Compute the comparison that the page opens on (assets/first_view.npz)."""
+    print(write_first_view(Library(), pde=pde, steps=steps, n=n, seed=seed).sentence)
+
+
+@models.command(name="list")
+def list_models(as_json: Annotated[bool, typer.Option("--json", help="print the manifest's entries")] = False) -> None:
+    """List the bundled checkpoints."""
+    entries = Library().manifest()
+    if as_json:
+        print(json.dumps(entries))
+        return
+    for entry in entries:
+        print(f"{entry['name']:<20} {entry['size'] / 2**20:5.1f} MB  {entry['sha256'][:12]}")
+
+
+@models.command()
+def verify(files: Annotated[list[Path] | None, typer.Argument(help="files; none: the bundled ones")] = None) -> None:
+    """Check hashes, metadata, keys, shapes, dtypes and finite values."""
+    library = Library()
+    jobs = [(path, None) for path in files or []] or [
+        (library.folder / e["file"], e["sha256"]) for e in library.manifest()
+    ]
+    failures = []
+    for path, sha256 in jobs:
+        try:
+            load_checkpoint(path, library.find_parent, sha256)
+            print(f"{path.name}: good")
+        except CheckpointError as error:
+            failures.append(str(error))
+    if failures:
+        raise CheckpointError("; ".join(failures))
+
+
+@models.command()
+def manifest() -> None:
+    """Write checkpoints/manifest.json afresh from the files beside it."""
+    for entry in Library().write_manifest():
+        print(entry["name"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, or 2 after one sentence on standard error."""
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except InputError as error:
+        message = str(error)
+    except typer.TyperException as error:
+        message = error.format_message()
+    except typer.Abort:
+        message = "stopped"
+    except typer.Exit as stop:
+        return stop.exit_code
+    except ValueError as error:
+        message = str(error)
+    say("Error: " + " ".join(message.split()))
+    return 2

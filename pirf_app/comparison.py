@@ -1,0 +1,290 @@
+"""Several models on one benchmark from the same noise, side by side: what the page, the API and the first view show."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoints import Checkpoint, Library
+from .diffusion.sampler import Schedule, heun, initial_noise
+from .evaluation import FLOOR_SEED, residual_rms, solve_error
+from .pdes import PDE, get_pde
+from .pdes.base import MAX_SEED, InputError
+
+# bfloat16 is faster on CPUs that have it; float32 keeps the last digit of the figures.
+AUTOCAST = False
+STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
+FLOOR_SAMPLES = 8
+SAME = 0.02  # ratios this close to 1 are called equal
+TITLES = {"base": "Baseline"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request that passed `check_settings`; None in the schedule means the checkpoint's own value."""
+
+    pde: str
+    methods: tuple[str, ...]
+    steps: int
+    n: int
+    seed: int
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float | None = None
+
+    def schedule(self, own: Schedule) -> Schedule:
+        changes = {k: getattr(self, k) for k in ("sigma_min", "sigma_max", "rho") if getattr(self, k) is not None}
+        return replace(own, steps=self.steps, **changes)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One sampler step of one method: the denoised estimate `fields [n, c, h, w]` in physical units, float32."""
+
+    method: str
+    step: int
+    steps: int
+    nfe: int
+    sigma: float
+    fields: np.ndarray
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method generated: `fields [n, c, h, w]`, `residual [n, h, w]`, `solution [n, c, h, w]` (physical units,
+    float32), figures per sample, and one row that sums them up."""
+
+    method: str
+    fields: np.ndarray
+    residual: np.ndarray
+    solution: np.ndarray
+    samples: dict[str, list[float]]
+    row: dict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result: methods in order, the first of them the one that ratios refer to."""
+
+    settings: Settings
+    results: tuple[MethodResult, ...]
+    floors: dict[str, float]
+    sentence: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Everything but the fields, ready for JSON."""
+        rows = [r.row | {"samples": r.samples} for r in self.results]
+        settings = asdict(self.settings) | {"methods": list(self.settings.methods)}
+        return {
+            "rows": rows,
+            "floors": self.floors,
+            "sentence": self.sentence,
+            "notes": list(self.notes),
+            "settings": settings,
+        }
+
+
+def method_title(method: str) -> str:
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"."""
+    return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+
+
+def shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def whole_number(name: str, value: object, low: int, high: int, text: bool = False) -> int:
+    """`value` as an int from `low` to `high`; 10.0 counts as 10, and digits count where `text` is true."""
+    limits = f"{low} to {high if high < MAX_SEED else '2^63 - 1'}"
+    refusal = InputError(f"{name} must be a whole number from {limits}, not {shorten(value)}")
+    if text and isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 40:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value % 1:
+        raise refusal
+    if not low <= value <= high:
+        raise refusal
+    return int(value)
+
+
+def available(library: Library, pde: str) -> list[str]:
+    """Methods that have a checkpoint for `pde` at its default resolution, "base" first."""
+    return library.methods(pde, get_pde(pde).default_resolution)
+
+
+def check_settings(
+    library: Library,
+    pde: str,
+    methods: list[str],
+    steps: int,
+    n: int,
+    seed: int,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rho: float | None = None,
+) -> Settings:
+    """The request, checked and put in order (methods as the library lists them). Raises InputError."""
+    get_pde(pde)
+    if not isinstance(methods, list | tuple) or not all(isinstance(m, str) for m in methods):
+        raise InputError(f"methods must be a list of names, not {shorten(methods)}")
+    known = available(library, pde)
+    for method in methods:
+        if method not in known:
+            names = ", ".join(known) or "none yet"
+            raise InputError(f"there is no {shorten(method)} checkpoint for {pde}: available are {names}")
+    if not methods:
+        raise InputError("choose at least one method")
+    settings = Settings(
+        pde,
+        tuple(m for m in known if m in methods),
+        whole_number("steps", steps, *STEPS_RANGE),
+        whole_number("n (the number of samples)", n, *SAMPLES_RANGE),
+        whole_number("seed", seed, 0, MAX_SEED, text=True),
+        sigma_min,
+        sigma_max,
+        rho,
+    )
+    settings.schedule(Schedule())  # types and finiteness now; the range once more with each checkpoint's own values
+    return settings
+
+
+def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):
+    """Checks the request, then returns an iterator over a `Preview` per sampler step (methods in turn) and, last, the
+    `Comparison`. `schedule` may override sigma_min, sigma_max and rho. Raises InputError or CheckpointError."""
+    return run(library, check_settings(library, pde, methods, steps, n, seed, **schedule))
+
+
+def last(events: Iterator) -> Comparison:
+    """The result of `compare` without the previews."""
+    *_, result = events
+    return result
+
+
+def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
+    pde = get_pde(settings.pde)
+    checkpoints = [library.load(settings.pde, method) for method in settings.methods]
+    schedules = [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
+    resolution = checkpoints[0].info.resolution
+    noise = initial_noise(settings.n, (len(pde.channels), resolution, resolution), settings.seed)
+    samplers = []
+    for checkpoint, schedule in zip(checkpoints, schedules, strict=True):
+        checkpoint.denoiser.autocast = AUTOCAST
+        samplers.append(heun(checkpoint.denoiser, noise, schedule))
+    seconds, states = [0.0] * len(samplers), [None] * len(samplers)
+    for _ in range(settings.steps):
+        for i, sampler in enumerate(samplers):
+            start = time.perf_counter()
+            with torch.no_grad():  # not around the yield: a server may resume this generator on another thread
+                step = states[i] = next(sampler)
+            seconds[i] += time.perf_counter() - start
+            fields = pde.denormalise(step.denoised).numpy()
+            yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
+    for sampler in samplers:
+        sampler.close()
+    results = []
+    for i, checkpoint in enumerate(checkpoints):
+        results.append(measure(checkpoint, pde.denormalise(states[i].x), settings, states[i].nfe, seconds[i]))
+    yield conclude(settings, results, data_floors(settings.pde, resolution))
+
+
+def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int, seconds: float) -> MethodResult:
+    """Residual, solver's solution and figures of `fields`. Raises InputError if the sampler overflowed."""
+    pde, method = get_pde(settings.pde), checkpoint.info.method
+    if not fields.isfinite().all():
+        raise InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
+    solution = pde.solve(fields)
+    samples = {
+        "residual_rms": residual_rms(pde, fields),
+        "solve_error": solve_error(pde, fields, solution),
+        "boundary_rms": pde.boundary_violation(fields),
+        "balance": pde.balance(fields),
+    }
+    row = {
+        "pde": settings.pde,
+        "resolution": checkpoint.info.resolution,
+        "method": method,
+        "steps": settings.steps,
+        "nfe": nfe,
+        "n": settings.n,
+        "seconds": round(seconds, 3),
+        "residual_rms": samples["residual_rms"].square().mean().sqrt().item(),
+        "residual_median": samples["residual_rms"].quantile(0.5).item(),
+        "boundary_rms": samples["boundary_rms"].square().mean().sqrt().item(),
+        "solve_error_median": samples["solve_error"].quantile(0.5).item(),
+        "conservation_rate": (samples["balance"] <= 0.05).float().mean().item(),
+        "amplitude": [fields[:, i].std().item() / c.std for i, c in enumerate(pde.channels)],
+    }
+    arrays = [x.float().numpy() for x in (fields, pde.residual(fields), solution)]
+    return MethodResult(method, *arrays, {k: v.tolist() for k, v in samples.items()}, row)
+
+
+@lru_cache(maxsize=16)
+def data_floors(pde_name: str, resolution: int) -> dict[str, float]:
+    """What held-out solver data scores: no model can be expected to do better."""
+    pde = get_pde(pde_name)
+    fields = pde.generate(FLOOR_SAMPLES, resolution, FLOOR_SEED)
+    return {
+        "residual_rms": residual_rms(pde, fields).square().mean().sqrt().item(),
+        "boundary_rms": pde.boundary_violation(fields).square().mean().sqrt().item(),
+        "solve_error_median": solve_error(pde, fields).quantile(0.5).item(),
+    }
+
+
+def conclude(settings: Settings, results: list[MethodResult], floors: dict[str, float]) -> Comparison:
+    """Ratios to the first method, the sentence, and notes on gains that are not what they seem."""
+    first = results[0].row
+    for result in results:
+        for ratio, key in (("residual_ratio", "residual_rms"), ("solve_error_ratio", "solve_error_median")):
+            result.row[ratio] = result.row[key] / max(first[key], 1e-30)
+    rows = [r.row for r in results]
+    if len(rows) == 1:
+        sentence = (
+            f"{method_title(first['method'])}: residual RMS {first['residual_rms']:.3g} at {settings.steps} steps "
+            f"(solver data: {floors['residual_rms']:.1g}); forward-solve error {percent(first['solve_error_median'])}."
+        )
+    else:
+        sentence = " ".join(verdict(row, first) for row in rows[1:])
+    notes = tuple(note for row in rows for note in warnings(get_pde(settings.pde), row, first, floors))
+    return Comparison(settings, tuple(results), floors, sentence, notes)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if value >= 0.0095 else f"{100 * value:.2g} %"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def verdict(row: dict, first: dict) -> str:
+    """One method against the first in words, whichever way it went."""
+    ratio, error = row["residual_ratio"], row["solve_error_ratio"]
+    if abs(ratio - 1) <= SAME:
+        residual = "the same residual"
+    elif abs(ratio - 1) < 0.1:
+        residual = f"{percent(abs(ratio - 1))} {'lower' if ratio < 1 else 'higher'} residual"
+    else:
+        residual = f"{times(1 / ratio)} lower residual" if ratio < 1 else f"{times(ratio)} higher residual"
+    against = f"{percent(row['solve_error_median'])} against {percent(first['solve_error_median'])}"
+    aside = ", which is worse" if error > 1 + SAME else ""
+    title, steps = method_title(row["method"]), row["steps"]
+    return f"{title}: {residual} at the same {steps} steps; forward-solve error {against}{aside}."
+
+
+def warnings(pde: PDE, row: dict, first: dict, floors: dict[str, float]) -> Iterator[str]:
+    title = method_title(row["method"])
+    if row["residual_rms"] < 0.98 * floors["residual_rms"]:
+        yield f"{title}: the residual is below the data floor; such a field is not a better solution."
+    if row["residual_ratio"] < 1 - SAME and row["solve_error_ratio"] > 1 + SAME:
+        yield f"{title}: the residual falls while the forward-solve error rises."
+    for channel, mine, theirs in zip(pde.channels, row["amplitude"], first["amplitude"], strict=True):
+        change = mine / max(theirs, 1e-30) - 1
+        if abs(change) > 0.05:
+            direction = "smaller" if change < 0 else "larger"
+            yield f"{title}: the {channel.title} varies {percent(abs(change))} {direction} than the first method's."

@@ -1,0 +1,32 @@
+"""The state of an unfinished training run as one safetensors file, so that resuming never unpickles anything."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict) -> None:
+    """Writes named tensors, the optimiser's per-parameter state and `meta` (JSON), replacing the file atomically."""
+    packed = dict(tensors)
+    for index, state in optimiser.state_dict()["state"].items():
+        packed |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    packed = {key: value.detach().cpu().contiguous() for key, value in packed.items()}
+    temporary = Path(path).with_suffix(".tmp")
+    save_file(packed, temporary, {"run": json.dumps(meta)})
+    temporary.replace(path)
+
+
+def load_run(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
+    """What `save_run` wrote: tensors, optimiser state by parameter, meta."""
+    with safe_open(path, "pt") as file:
+        meta = json.loads(file.metadata()["run"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    optimiser: dict[int, dict[str, Tensor]] = {}
+    for key in [key for key in tensors if key.startswith("optimiser.")]:
+        _, index, name = key.split(".")
+        optimiser.setdefault(int(index), {})[name] = tensors.pop(key)
+    return tensors, optimiser, meta

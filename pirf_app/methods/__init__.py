@@ -1,0 +1,1 @@
+"""How physics enters a diffusion model."""

@@ -1,0 +1,33 @@
+"""Report rows as a Markdown table."""
+
+
+def number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}g}"
+
+
+COLUMNS = {
+    "PDE": lambda r: r["pde"],
+    "method": lambda r: r["method"],
+    "steps": lambda r: str(r["steps"]),
+    "NFE": lambda r: str(r["nfe"]),
+    "residual RMS": lambda r: number(r["residual_rms"]),
+    "boundary RMS": lambda r: number(r["boundary_rms"], 2),
+    "forward-solve error (median / p90)": lambda r: f"{r['solve_error_median']:.2%} / {r['solve_error_p90']:.2%}",
+    "amplitude": lambda r: " ".join(f"{a:.3f}" for a in r["amplitude"]),
+    "diversity": lambda r: f"{r['diversity']:.3f}",
+    "conservation": lambda r: f"{r['conservation_rate']:.0%}",
+    "spectrum error": lambda r: f"{r['spectrum_error']:.2f}",
+    "sliced W1": lambda r: number(r["sliced_wasserstein"]),
+}
+
+
+def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str:
+    """A Markdown table of report rows, with a line of solver-data floors after each PDE's rows."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for i, row in enumerate(rows):
+        lines.append("| " + " | ".join(show(row) for show in COLUMNS.values()) + " |")
+        last = i + 1 == len(rows) or rows[i + 1]["pde"] != row["pde"]
+        if floors and last and row["pde"] in floors:
+            floor = {"pde": row["pde"], "method": "solver data", "steps": "", "nfe": ""} | floors[row["pde"]]
+            lines.append("| " + " | ".join(show(floor) for show in COLUMNS.values()) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,287 @@
+"""The Compare tab: models on one benchmark from the same noise, side by side."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+
+from .. import comparison as cmp
+from ..checkpoints import CheckpointError, Library
+from ..exports import FIRST_VIEW, file_stem, read_npz, write_csv, write_npz
+from ..pdes import get_pde, pde_names
+from ..pdes.base import InputError
+from . import links, parts
+from .figures import plotly_grid, png_grid
+from .panels import build_grid, comparison_grid, log_residual
+
+MARKS = (5, 10, 20, 40, 80)
+PREVIEW_SECONDS = 0.12  # at most one preview in this time
+COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 1}
+PRIVATE = {"api_visibility": "private"}
+DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
+SHOW_LINK = """(query) => { const url = new URL(window.location.href); const theme = url.searchParams.get("__theme");
+  url.search = query; if (theme) url.searchParams.set("__theme", theme);
+  url.search = url.search.replaceAll("%2C", ","); history.replaceState(null, "", url); return url.toString(); }"""
+
+
+def offered(library: Library) -> dict[str, list[str]]:
+    """Methods by PDE, for every PDE that has a checkpoint; all PDEs, without methods, where there is none."""
+    try:
+        found = {name: cmp.available(library, name) for name in pde_names()}
+    except (InputError, KeyError, TypeError):
+        found = {}
+    return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
+
+
+def problems(library: Library) -> list[str]:
+    """One sentence for each checkpoint that cannot be used."""
+    found = []
+    try:
+        entries = library.manifest()
+    except CheckpointError as error:
+        return [str(error)]
+    if not entries:
+        return ["there are no checkpoints here yet, so nothing can be computed"]
+    for entry in entries:
+        try:
+            library.load(entry["pde"], entry["method"], entry["resolution"])
+        except InputError as error:
+            found.append(str(error))
+        except (KeyError, TypeError):
+            found.append("the manifest of the checkpoints has an entry that cannot be read")
+    return found
+
+
+def first_view(path: Path) -> cmp.Comparison | None:
+    try:
+        return read_npz(path)
+    except InputError:
+        return None
+
+
+class Sketch:
+    """Turns previews into the grid of the sample on show, on scales that stay put from step to step."""
+
+    def __init__(self, settings: cmp.Settings, sample: int):
+        self.settings, self.sample, self.pde = settings, min(sample, settings.n - 1), get_pde(settings.pde)
+        self.rows: dict[str, tuple] = {}
+        self.top = None
+
+    def add(self, event: cmp.Preview) -> None:
+        fields = torch.from_numpy(event.fields[self.sample][None])
+        residual = self.pde.residual(fields)
+        rms = self.pde.interior(residual).square().mean().sqrt().item()
+        self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), rms
+
+    def html(self) -> str:
+        rows = list(self.rows.values())
+        names = [cmp.method_title(m) for m in self.rows]
+        captions = {"residual": [f"RMS {row[3]:.3g}" for row in rows]}
+        fields, residuals, solutions = ([row[k] for row in rows] for k in range(3))
+        if self.top is None:
+            self.top = float(np.nanmax(log_residual(self.pde, residuals[0])))
+        scale = self.top - 5, self.top
+        return parts.preview(build_grid(self.pde, names, fields, residuals, solutions, captions, scale))
+
+
+def export(comparison: cmp.Comparison) -> Iterator[list[str]]:
+    """Yields the paths of the three downloads, which the server copies; then removes them."""
+    folder = Path(tempfile.mkdtemp(prefix="pirf-"))
+    stem = file_stem(comparison.settings)
+    try:
+        write_npz(comparison, folder / f"{stem}.npz")
+        picture = png_grid(comparison_grid(comparison, 0), parts.describe(comparison.settings), comparison.sentence)
+        (folder / f"{stem}.png").write_bytes(picture)
+        write_csv(comparison, folder / f"{stem}.csv")
+        yield [str(folder / f"{stem}.{kind}") for kind in ("npz", "png", "csv")]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class CompareTab:
+    """Builds the tab inside an open `gr.Blocks` context and holds its components."""
+
+    def __init__(self, library: Library, first_view_path: Path = FIRST_VIEW):
+        self.library = library
+        self.models = offered(library)
+        self.first = first_view(first_view_path)
+        pde = "darcy" if "darcy" in self.models else next(iter(self.models))
+        self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
+        with gr.Row(elem_id="compare"):
+            with gr.Column(scale=1, elem_id="controls"):
+                self.build_controls()
+            with gr.Column(scale=4, elem_id="results"):
+                self.build_results()
+        self.connect()
+
+    def build_controls(self) -> None:
+        now, titles = self.default, {name: get_pde(name).title for name in self.models}
+        pde = now.pde if now.pde in self.models else next(iter(self.models))
+        with gr.Group():
+            choices = [(title, name) for name, title in titles.items()]
+            self.pde = gr.Dropdown(choices, value=pde, label="Equation", filterable=False)
+            self.equation = gr.Markdown(parts.equation(get_pde(pde)), elem_id="equation")
+        with gr.Group():
+            self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
+            low, high = cmp.STEPS_RANGE
+            self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
+            with gr.Row(elem_id="marks"):
+                self.marks = [gr.Button(str(mark), size="sm") for mark in MARKS]
+            low, high = cmp.SAMPLES_RANGE
+            self.n = gr.Slider(low, high, value=now.n, step=1, label="Samples", elem_id="samples")
+            with gr.Row(elem_id="seed-row"):
+                self.seed = gr.Textbox(
+                    str(now.seed), label="Seed of the noise", max_lines=1, elem_id="seed", min_width=80
+                )
+                self.dice = gr.Button("⚄", elem_id="dice", size="sm")
+        with gr.Accordion("Noise schedule", open=False):
+            self.schedule = [gr.Number(None, label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
+        with gr.Row(elem_id="run-row"):
+            self.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
+            self.stop = gr.Button("Stop", variant="secondary", elem_id="stop", scale=1)
+
+    def build_results(self) -> None:
+        first = self.first
+        gone = "The precomputed first view is missing here: press Run to compute a comparison."
+        self.status = gr.HTML(elem_id="status")
+        with gr.Row(elem_id="above"):
+            self.caption = gr.HTML(parts.caption(first, True) if first else f'<div class="caption">{gone}</div>')
+            count = first.settings.n if first else 1
+            choices = self.sample_choices(count, 0)
+            self.sample = gr.Radio(**choices, label="Sample on show", elem_id="sample", container=False)
+        with gr.Column(elem_id="stage"):
+            self.preview = gr.HTML(elem_id="preview")
+            figure = plotly_grid(comparison_grid(first, 0)) if first else None
+            self.figure = gr.Plot(figure, show_label=False, elem_id="grid", container=False)
+        self.sentence = gr.HTML(parts.sentence(first) if first else "", elem_id="sentence")
+        self.table = gr.HTML(parts.table(first) if first else "", elem_id="figures")
+        with gr.Row(elem_id="downloads"):
+            self.files = [gr.DownloadButton(f"Download .{k}", size="sm") for k in ("npz", "png", "csv")]
+        self.link = gr.Textbox(label="Link to these settings", buttons=["copy"], interactive=False, elem_id="link")
+        self.query = gr.Textbox(links.to_query(self.default), visible=False)
+        self.result = gr.State(None, time_to_live=6 * 3600)  # None stands for the first view
+
+    def connect(self) -> None:
+        controls = [self.pde, self.methods, self.steps, self.n, self.seed, *self.schedule]
+        for mark, button in zip(MARKS, self.marks, strict=True):
+            button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
+        self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
+        self.pde.input(self.on_pde, self.pde, [self.equation, self.methods, *self.schedule], queue=False, **PRIVATE)
+        outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
+        running = gr.on(
+            [self.run.click, self.seed.submit],
+            self.on_run,
+            [*controls, self.sample],
+            [*outputs, self.result, self.query],
+            show_progress="minimal",
+            show_progress_on=[self.status],
+            trigger_mode="once",
+            **COMPUTE,
+            **PRIVATE,
+        )
+        shown = running.success(None, self.query, self.link, js=SHOW_LINK, **PRIVATE)
+        shown.then(self.on_files, self.result, self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE)
+        self.stop.click(self.on_stop, None, [self.status, self.preview], cancels=running, queue=False, **PRIVATE)
+        self.sample.input(self.on_sample, [self.result, self.sample], self.figure, queue=False, **PRIVATE)
+
+    def method_choices(self, pde: str, chosen: tuple[str, ...] | None = None) -> dict:
+        known = self.models.get(pde, [])
+        value = [m for m in (chosen or known) if m in known]
+        return {"choices": [(cmp.method_title(m), m) for m in known], "value": value}
+
+    def schedule_hint(self, pde: str, name: str) -> dict:
+        """The checkpoint's own value, shown where nothing has been entered."""
+        try:
+            own = getattr(self.library.load(pde, self.models[pde][0]).info.schedule, name)
+        except (InputError, LookupError):
+            return {"placeholder": "the checkpoint's own"}
+        return {"placeholder": f"the checkpoint's own: {own:g}"}
+
+    @staticmethod
+    def sample_choices(count: int, chosen: int) -> dict:
+        return {"choices": [(f"Sample {k + 1}", k) for k in range(count)], "value": min(chosen, count - 1)}
+
+    def on_pde(self, pde: str):
+        hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
+        return parts.equation(get_pde(pde)), gr.update(**self.method_choices(pde)), *hints
+
+    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample):
+        start = shown = time.perf_counter()
+        try:
+            settings = cmp.check_settings(self.library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
+            sketch = Sketch(settings, sample or 0)
+            last = len(settings.methods) - 1
+            for event in cmp.run(self.library, settings):
+                if isinstance(event, cmp.Comparison):
+                    yield self.show(event, sketch.sample)
+                    return
+                position = settings.methods.index(event.method)
+                now = time.perf_counter()
+                if position == 0:
+                    drawn = event.step == 1 or now - shown >= PREVIEW_SECONDS
+                if drawn:
+                    sketch.add(event)
+                if drawn and position == last:
+                    shown = now
+                    bar = parts.progress(event, position, last + 1, now - start)
+                    yield {self.status: bar, self.preview: sketch.html()}
+        except InputError as error:
+            gr.Warning(str(error))
+            yield {self.status: parts.problem(str(error)), self.preview: ""}
+
+    def show(self, result: cmp.Comparison, sample: int) -> dict:
+        return {
+            self.status: "",
+            self.preview: "",
+            self.figure: plotly_grid(comparison_grid(result, sample)),
+            self.caption: parts.caption(result, precomputed=False),
+            self.sample: gr.update(**self.sample_choices(result.settings.n, sample)),
+            self.sentence: parts.sentence(result),
+            self.table: parts.table(result),
+            self.result: result,
+            self.query: links.to_query(result.settings),
+        }
+
+    def on_stop(self):
+        return '<div class="caption">Stopped. The figure shows the previous result.</div>', ""
+
+    def on_sample(self, result: cmp.Comparison | None, sample: int):
+        result = result or self.first
+        return plotly_grid(comparison_grid(result, min(sample, result.settings.n - 1))) if result else gr.skip()
+
+    def on_files(self, result: cmp.Comparison | None):
+        result = result or self.first
+        if result:
+            yield from export(result)
+
+    def on_load(self, request: gr.Request):
+        """What the page's own link asks for, in the order of `restored`."""
+        query = dict(request.query_params)
+        if not set(query) & {"pde", "methods", "steps", "n", "seed", *links.NUMBERS}:
+            return [gr.skip()] * len(self.restored)
+        try:
+            asked = links.from_query(self.library, query, self.default)
+        except InputError as error:
+            return [parts.problem(f"this link cannot be used: {error}")] + [gr.skip()] * (len(self.restored) - 1)
+        note = f"Settings from the link: {parts.describe(asked)}. Press Run to compute them."
+        return [
+            f'<div class="caption">{note}</div>',
+            asked.pde,
+            parts.equation(get_pde(asked.pde)),
+            gr.update(**self.method_choices(asked.pde, asked.methods)),
+            asked.steps,
+            asked.n,
+            str(asked.seed),
+            *(gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k)) for k in links.NUMBERS),
+            links.to_query(asked),
+        ]
+
+    @property
+    def restored(self) -> list:
+        settings = [self.pde, self.equation, self.methods, self.steps, self.n, self.seed, *self.schedule, self.query]
+        return [self.status, *settings]

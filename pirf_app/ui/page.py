@@ -1,0 +1,50 @@
+"""The whole page: heading, tabs, API; and how it is launched."""
+
+import os
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from ..checkpoints import BUNDLED, Library
+from ..exports import FIRST_VIEW
+from . import parts
+from .api import add_api
+from .compare import CompareTab, problems
+from .theme import CSS, theme
+
+PAPER = "https://arxiv.org/abs/2509.20570"
+HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
+<p>Diffusion models draw fields that should solve a partial differential equation. See how far each is from doing so:
+a baseline and its fine-tuned twin, from the same noise, next to a real solver.
+<a href="{PAPER}" target="_blank" rel="noopener">Paper</a></p>"""
+SESSIONS = 200  # whose results are kept in memory
+
+
+def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.Blocks:
+    """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one."""
+    library = library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED))
+    torch.set_num_threads(os.cpu_count() or 1)
+    with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
+        gr.HTML(HEADING, elem_id="heading")
+        found = problems(library)
+        gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
+        with gr.Tabs(), gr.Tab("Compare", id="compare"):
+            tab = CompareTab(library, first_view)
+        demo.load(tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private")
+        demo.load(tab.on_files, tab.result, tab.files, show_progress="hidden", api_visibility="private")
+        add_api(library)
+    return demo.queue(max_size=64)
+
+
+def launch(demo: gr.Blocks, **options):
+    """`demo.launch` with everything that belongs to this page."""
+    return demo.launch(
+        theme=theme(),
+        css=CSS,
+        ssr_mode=False,
+        footer_links=["api", "settings"],
+        run_history=False,
+        state_session_capacity=SESSIONS,
+        **options,
+    )

@@ -1,0 +1,103 @@
+"""Pieces of HTML: the preview while sampling, progress, captions and the table of figures."""
+
+from html import escape
+
+from ..comparison import SAME, Comparison, Preview, Settings, method_title, percent
+from ..pdes import PDE, get_pde
+from .panels import Grid, comparison_grid, picture_url
+
+LABEL = 30  # pixels left of the panels for the methods' names
+PANEL_WIDTH = 172  # pixels below which the grid scrolls instead of shrinking further
+
+
+def problem(sentence: str) -> str:
+    text = escape(sentence[:1].upper() + sentence[1:])
+    return f'<p class="problem" role="alert">{text}{"" if text.endswith(".") else "."}</p>'
+
+
+def preview(grid: Grid) -> str:
+    """The grid as small pictures in the places where the figure has its panels."""
+    tracks = f"grid-template-columns: {LABEL - 4}px repeat({len(grid.columns)}, minmax(0, 1fr))"
+    cells = ["<span></span>"] + [f'<div class="title">{escape(c.title)}</div>' for c in grid.columns]
+    for r, name in enumerate(grid.rows):
+        cells.append(f'<div class="name">{escape(name)}</div>')
+        for c in grid.columns:
+            url = picture_url(c.maps[r], c.colours, c.low, c.high)
+            under = f"<figcaption>{escape(c.captions[r])}</figcaption>" if c.captions[r] else ""
+            cells.append(
+                f'<figure><img src="{url}" alt="{escape(name)}, {escape(c.title)}, while sampling">{under}</figure>'
+            )
+    return f'<div class="preview" style="{tracks}">{"".join(cells)}</div>'
+
+
+def progress(event: Preview, position: int, count: int, seconds: float) -> str:
+    done = (event.step - 1 + (position + 1) / count) / event.steps
+    text = f"step {event.step} of {event.steps} · noise level {event.sigma:.3g} · {event.nfe} network evaluations each"
+    return (
+        f'<div class="progress"><span class="bar"><i style="width:{100 * done:.0f}%"></i></span>'
+        f"<span>{text} · {seconds:.1f} s</span></div>"
+    )
+
+
+def describe(settings: Settings) -> str:
+    """Settings in words."""
+    samples = "1 sample" if settings.n == 1 else f"{settings.n} samples"
+    parts = [get_pde(settings.pde).title, f"{settings.steps} steps", samples, f"seed {settings.seed}"]
+    parts += [f"{k} {v:g}" for k in ("sigma_min", "sigma_max", "rho") if (v := getattr(settings, k)) is not None]
+    return " · ".join(parts)
+
+
+def caption(comparison: Comparison, precomputed: bool) -> str:
+    columns = len(comparison_grid(comparison, 0).columns)
+    width = f"<style>#stage {{ --grid-width: {40 + PANEL_WIDTH * columns}px }}</style>"
+    tag = '<span class="tag">Precomputed</span>' if precomputed else ""
+    tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
+    return f'{width}<div class="caption">{tag}<strong>{escape(describe(comparison.settings))}</strong>{tail}</div>'
+
+
+def sentence(comparison: Comparison) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
+    return f"<p>{escape(comparison.sentence)}</p>" + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def ratio(value: float, first: bool) -> str:
+    """A figure over the baseline's, marked as better (lower) or worse."""
+    if first:
+        return "<small>reference</small>"
+    kind = "" if abs(value - 1) <= SAME else "better" if value < 1 else "worse"
+    mark = {"": "", "better": "▼ ", "worse": "▲ "}[kind]
+    return f'<small class="{kind}">{mark}{value:.2f} × the baseline</small>'
+
+
+def table(comparison: Comparison) -> str:
+    """Figures per method, ratios to the first one, and the floor that solver data reaches."""
+    heads = [
+        ("Method", ""),
+        ("Residual RMS", "lower is better"),
+        ("Forward-solve error", "median, lower is better"),
+        ("Boundary RMS", "lower is better"),
+        ("Conservation", "within 5 %"),
+        ("Evaluations", "per sample"),
+        ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps"),
+    ]
+    lines = ["".join(f'<th scope="col">{a}<small>{b}</small></th>' for a, b in heads)]
+    for i, row in enumerate(r.row for r in comparison.results):
+        cells = [
+            f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], i == 0)}",
+            f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], i == 0)}",
+            f"{row['boundary_rms']:.2g}",
+            f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
+            f"{row['nfe']}",
+            f"{row['seconds']:.2g} s",
+        ]
+        name = f'<th scope="row">{escape(method_title(row["method"]))}</th>'
+        lines.append(name + "".join(f"<td>{cell}</td>" for cell in cells))
+    floors = comparison.floors
+    data = [f"{floors['residual_rms']:.1g}", percent(floors["solve_error_median"]), f"{floors['boundary_rms']:.1g}"]
+    floor = '<th scope="row">Solver data (floor)</th>' + "".join(f"<td>{x}</td>" for x in data) + "<td></td>" * 3
+    body = "".join(f"<tr>{line}</tr>" for line in lines[1:]) + f'<tr class="floor">{floor}</tr>'
+    return f'<div class="figures"><table><thead><tr>{lines[0]}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def equation(pde: PDE) -> str:
+    return f"$${pde.equation}$$\n{pde.domain}; {pde.boundary}"

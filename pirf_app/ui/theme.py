@@ -1,0 +1,117 @@
+"""Colours, type and layout of the page; system fonts only, so that nothing is fetched from elsewhere."""
+
+import gradio as gr
+
+SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        spacing_size=gr.themes.sizes.spacing_md,
+        font=SANS,
+        font_mono=MONO,
+    ).set(
+        body_background_fill="#f7f8fa",
+        body_background_fill_dark="#0e1420",
+        background_fill_primary_dark="#151d2b",
+        block_background_fill_dark="#151d2b",
+        block_border_width="1px",
+        block_shadow="none",
+        block_shadow_dark="none",
+        block_title_text_weight="600",
+        block_title_text_size="*text_sm",
+        block_info_text_size="*text_xs",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_500",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1440px !important; margin: 0 auto !important; }
+.gradio-container > main { padding: 16px 20px 8px !important; }
+#heading h1 { font-size: 1.45rem; margin: 0 0 2px; letter-spacing: -0.01em; }
+#heading p { margin: 0; color: var(--body-text-color-subdued); max-width: 110ch; line-height: 1.45; }
+#compare { flex-wrap: nowrap; align-items: flex-start; gap: 16px; }
+#controls { min-width: 270px !important; max-width: 300px; gap: 10px; }
+#results { min-width: 0 !important; gap: 10px; }
+#equation p { margin: 0; font-size: 0.84rem; color: var(--body-text-color-subdued); line-height: 1.4; }
+#equation .katex-display { margin: 0 0 4px; text-align: left; }
+#equation .katex-display > .katex { text-align: left; font-size: 1.1em; color: var(--body-text-color); }
+#equation { background: var(--block-background-fill); padding: 0 14px 10px !important; }
+#marks { gap: 5px; flex-wrap: nowrap; background: var(--block-background-fill); padding: 0 12px 8px; }
+#marks button { min-width: 0 !important; padding: 3px 0; font-weight: 500; }
+#seed-row { gap: 0; flex-wrap: nowrap; align-items: stretch; background: var(--block-background-fill); }
+#dice { min-width: 42px !important; max-width: 42px; height: 38px; font-size: 1.25rem; padding: 0; align-self: flex-end; }
+#dice { margin: 0 12px 12px 0; }
+#run-row { gap: 8px; flex-wrap: nowrap; } #run-row button { min-width: 0 !important; }
+
+.caption { color: var(--body-text-color-subdued); font-size: 0.88rem; line-height: 1.5; }
+.caption strong { color: var(--body-text-color); font-weight: 600; }
+.tag { display: inline-block; padding: 0 8px; margin-right: 6px; border-radius: 99px; font-size: 0.78rem; font-weight: 600; }
+.tag { color: var(--primary-800); background: var(--primary-100); }
+.dark .tag { color: var(--primary-200); background: color-mix(in srgb, var(--primary-800) 55%, transparent); }
+.problem { border-left: 3px solid #d97706; background: color-mix(in srgb, #d97706 12%, transparent); padding: 8px 12px; }
+.problem { border-radius: 4px; color: var(--body-text-color); font-size: 0.92rem; margin: 0 !important; }
+.problem + .problem { margin-top: 6px !important; }
+#status:not(:has(.caption, .problem, .progress)) { min-height: 0; padding: 0; }
+.progress { display: flex; align-items: center; gap: 10px; flex-wrap: wrap; font-size: 0.88rem; }
+.progress { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.progress .bar { flex: 0 0 140px; height: 6px; border-radius: 3px; overflow: hidden; }
+.progress .bar { background: var(--border-color-primary); }
+.progress .bar i { display: block; height: 100%; background: var(--primary-600); }
+#above { align-items: center; gap: 10px; } #above > * { min-width: 0 !important; }
+#sample { width: auto; flex: 0 0 auto; } #sample .wrap { gap: 5px; flex-wrap: wrap; } #sample label { padding: 3px 9px; }
+
+/* While a preview is there it takes the place of the figure, which stays mounted underneath. */
+#stage { position: relative; gap: 0; padding: 10px 8px 6px; overflow-x: auto; overflow-y: hidden; display: block; }
+#stage { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
+#stage { background: var(--block-background-fill); }
+#stage > * { min-width: var(--grid-width, 900px) !important; }
+#stage .block { border: none !important; background: none; padding: 0 !important; overflow: visible !important; }
+#preview:not(:has(.preview)) { display: none; }
+#stage:has(.preview) #grid { visibility: hidden; position: absolute; inset: 10px 8px 6px; overflow: hidden !important; }
+#grid .js-plotly-plot text { fill: var(--body-text-color) !important; }
+#grid .js-plotly-plot .hoverlayer text { fill: #fff !important; }
+#grid .modebar-group { background: color-mix(in srgb, var(--block-background-fill) 85%, transparent) !important; }
+.preview { display: grid; gap: 34px 8px; padding: 0 8px 56px 0; color: var(--body-text-color); }
+.preview .title { grid-row: 1; text-align: center; font-size: 13px; margin-bottom: -30px; line-height: 24px; }
+.preview .name { writing-mode: vertical-rl; transform: rotate(180deg); text-align: center; }
+.preview .name { font-weight: 600; font-size: 13px; }
+.preview figure { margin: 0; position: relative; }
+.preview img { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; margin: 0 !important; }
+.preview figcaption { position: absolute; top: 100%; left: 0; right: 0; padding-top: 3px; text-align: center; }
+.preview figcaption { font-size: 12px; font-variant-numeric: tabular-nums; white-space: nowrap; }
+
+#sentence p { font-size: 1.08rem; font-weight: 600; line-height: 1.45; margin: 2px 0; }
+#sentence ul { margin: 4px 0 0; padding-left: 18px; color: var(--body-text-color); font-size: 0.92rem; }
+.figures { overflow-x: auto; }
+.figures table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 0 !important; }
+.figures table, .figures tr, .figures th, .figures td { border: none !important; background: none !important; }
+.figures tr + tr, .figures tbody tr:first-child { border-top: 1px solid var(--border-color-primary) !important; }
+.figures th, .figures td { padding: 7px 12px !important; text-align: right; white-space: nowrap; font-size: 0.9rem; }
+.figures th:first-child, .figures td:first-child { text-align: left; padding-left: 2px !important; }
+.figures thead th { font-weight: 600; vertical-align: top; }
+.figures small { display: block; font-weight: 400; font-size: 0.78rem; color: var(--body-text-color-subdued); }
+.figures tr.floor td, .figures tr.floor th { color: var(--body-text-color-subdued); font-weight: 400; }
+.figures .better { color: #047857; } .figures .worse { color: #b45309; }
+.dark .figures .better { color: #34d399; } .dark .figures .worse { color: #fbbf24; }
+#downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
+@media (max-width: 860px) {
+  .gradio-container > main { padding: 10px 10px 8px !important; }
+  #compare { flex-direction: column; align-items: stretch; }
+  #controls { max-width: none; min-width: 0 !important; }
+}
+"""

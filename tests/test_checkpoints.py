@@ -1,0 +1,395 @@
+"""The checkpoint format: what is written comes back, and nothing else gets in."""
+
+import json
+import pickle
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import tiny_denoiser
+
+from pirf_app import checkpoints
+from pirf_app.checkpoints import (
+    CheckpointError,
+    CheckpointInfo,
+    Library,
+    changed_tensors,
+    file_sha256,
+    load_checkpoint,
+    normalisation_of,
+    read_info,
+    save_checkpoint,
+)
+from pirf_app.diffusion.sampler import Schedule, initial_noise
+from pirf_app.diffusion.tuned import TunedDenoiser
+from pirf_app.pdes import InputError, get_pde, pde_names
+
+HANDOVER = 0.1
+
+
+def info_of(model, pde: str, method: str = "base", **more) -> CheckpointInfo:
+    return CheckpointInfo(
+        pde=pde, resolution=16, method=method, network=model.config.to_dict(), normalisation=normalisation_of(pde),
+        sampler=Schedule(18, 0.03).to_dict(), prior_rank=model.prior.rank, prior_modes=model.prior.modes,
+        recipe={"seed": 3}, figures={"residual_rms": 1.5}, **more,
+    )  # fmt: skip
+
+
+def tuned_from(base) -> TunedDenoiser:
+    model = TunedDenoiser(base, HANDOVER)
+    with torch.no_grad():
+        for parameter in model.expert.network.freeze("last"):
+            parameter.add_(0.05)
+    return model
+
+
+@pytest.fixture
+def library(tmp_path) -> Library:
+    """A folder with a base and a tuned checkpoint for Darcy and a base one for Poisson, all 16x16, and its manifest."""
+    for pde in ("darcy", "poisson"):
+        model = tiny_denoiser(pde, rank=8, modes=8)
+        save_checkpoint(tmp_path / f"{pde}-16-base.safetensors", model, info_of(model, pde))
+    library = Library(tmp_path)
+    library.write_manifest()
+    base = library.load("darcy", "base", 16)
+    more = {"parent": base.sha256, "handover": HANDOVER}
+    info = info_of(base.denoiser, "darcy", "pirf", **more)
+    save_checkpoint(tmp_path / "darcy-16-pirf.safetensors", tuned_from(base.denoiser), info)
+    library.write_manifest()
+    return Library(tmp_path)
+
+
+@pytest.fixture
+def base_file(library):
+    return library.folder / "darcy-16-base.safetensors"
+
+
+def no_parent(sha256: str):
+    raise CheckpointError("there is no parent here")
+
+
+def refused(call, *args, kind=CheckpointError) -> str:
+    with pytest.raises(kind) as error:
+        call(*args)
+    message = str(error.value)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+def rewrite(path, change_tensors=None, **changes):
+    """The file again with tensors or metadata changed."""
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    if change_tensors:
+        tensors = change_tensors(tensors)
+    values = json.loads(metadata["info"]) | changes
+    save_file(tensors, path, metadata | {"info": json.dumps({k: v for k, v in values.items() if v is not KeyError})})
+    return path
+
+
+@pytest.mark.parametrize("name", pde_names())
+@pytest.mark.parametrize("rank", [0, 8])
+def test_base_round_trip(name, rank, tmp_path):
+    model = tiny_denoiser(name, rank=rank, modes=8 if rank else 1)
+    info = info_of(model, name)
+    sha256 = save_checkpoint(tmp_path / "a.safetensors", model, info)
+    loaded = load_checkpoint(tmp_path / "a.safetensors", no_parent, sha256)
+    assert loaded.info == info
+    assert loaded.sha256 == sha256 == file_sha256(tmp_path / "a.safetensors")
+    assert loaded.info.schedule == Schedule(18, 0.03)
+    assert not any(p.requires_grad for p in loaded.denoiser.parameters())
+    x, sigma = initial_noise(2, (len(get_pde(name).channels), 16, 16), 0), torch.tensor(0.3)
+    expected = model(x, sigma)
+    assert (loaded.denoiser(x, sigma) - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_saving_what_was_loaded_gives_the_same_file(base_file, tmp_path):
+    loaded = load_checkpoint(base_file, no_parent)
+    assert save_checkpoint(tmp_path / "again.safetensors", loaded.denoiser, loaded.info) == loaded.sha256
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_tuned_round_trip(library):
+    base, tuned = library.load("darcy", "base", 16), library.load("darcy", "pirf", 16)
+    assert tuned.info.parent == base.sha256
+    assert tuned.denoiser.handover == HANDOVER
+    expected = tuned_from(base.denoiser)
+    x = initial_noise(2, (2, 16, 16), 0)
+    for level in (0.03, HANDOVER):
+        output = expected(x, torch.tensor(level))
+        assert (tuned.denoiser(x, torch.tensor(level)) - output).norm() < 2e-3 * output.norm()
+        assert (base.denoiser(x, torch.tensor(level)) - output).norm() > 1e-3 * output.norm()
+    above = torch.tensor(0.2)
+    assert torch.equal(tuned.denoiser(x, above), base.denoiser(x, above))
+
+
+def test_tuned_file_holds_only_what_changed(library):
+    with safe_open(library.folder / "darcy-16-pirf.safetensors", "pt") as file:
+        keys = set(file.keys())
+    model = tuned_from(library.load("darcy", "base", 16).denoiser)
+    assert keys == set(changed_tensors(model))
+    trained = {f"network.{n}" for n, p in model.expert.network.named_parameters() if p.requires_grad}
+    assert keys <= trained
+
+
+def test_library_lists_finds_and_resolves(library, base_file):
+    entries = library.manifest()
+    assert [e["name"] for e in entries] == ["darcy-16-base", "darcy-16-pirf", "poisson-16-base"]
+    assert all(e["sha256"] == file_sha256(library.folder / e["file"]) for e in entries)
+    assert all(e["size"] == (library.folder / e["file"]).stat().st_size for e in entries)
+    assert library.methods("darcy") == ["base", "pirf"]
+    assert library.resolve("darcy", "pirf", 16).info.method == "pirf"
+    assert library.resolve("darcy", str(base_file)).info.method == "base"
+    assert library.load("darcy", "base", 16) is library.load("darcy", "base", 16)
+    assert Library(library.folder / "elsewhere").manifest() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("stokes", "base", 16), InputError),
+        (("darcy", "magic", 16), InputError),
+        (("darcy", "base", 64), InputError),
+        (("poisson", "pirf", 16), InputError),
+        (("darcy", "nowhere/file.safetensors"), CheckpointError),
+        (("darcy", "nowhere/with\0nul.safetensors"), CheckpointError),
+        (("darcy", "/"), CheckpointError),
+    ],
+)
+def test_requests_that_no_checkpoint_meets(library, arguments, kind):
+    refused(library.resolve, *arguments, kind=kind)
+
+
+def test_wrong_pde(library, base_file):
+    message = refused(library.resolve, "poisson", str(base_file))
+    assert "darcy" in message
+    assert "poisson" in message
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])
+def test_truncated(base_file, keep):
+    content = base_file.read_bytes()
+    base_file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    refused(load_checkpoint, base_file, no_parent)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello, this is a text file\n" * 100, b"\xff" * 64, (10**15).to_bytes(8, "little") + b"{}", b"PK\x03\x04" + b"\0" * 999],
+)
+def test_other_files(base_file, content):
+    base_file.write_bytes(content)
+    refused(load_checkpoint, base_file, no_parent)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_pickles_are_not_read(tmp_path):
+    for name in ("model.pkl", "model.pt", "model.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
+        refused(load_checkpoint, tmp_path / name, no_parent)
+    torch.save(tiny_denoiser("darcy").state_dict(), tmp_path / "model.pt")
+    refused(load_checkpoint, tmp_path / "model.pt", no_parent)
+
+
+def with_first(tensors: dict, change) -> dict:
+    key = "network.out_conv.weight"
+    return tensors | {key: change(tensors[key])}
+
+
+def filled(value: float):
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[3] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda t: {}, "tensors"),
+        (lambda t: t | {"extra": torch.zeros(1)}, "unknown"),
+        (lambda t: {k: v for k, v in t.items() if "out_conv" not in k}, "missing"),
+        (lambda t: {k.replace("network", "net"): v for k, v in t.items()}, "unknown"),
+        (lambda t: with_first(t, lambda v: v[:1].clone()), "shape"),
+        (lambda t: with_first(t, lambda v: v.flatten().clone()), "shape"),
+        (lambda t: with_first(t, lambda v: v.to(torch.int8)), "dtype"),
+        (lambda t: with_first(t, lambda v: v.double()), "dtype"),
+        (lambda t: with_first(t, lambda v: v.bool()), "dtype"),
+        (lambda t: with_first(t, filled(float("nan"))), "finite"),
+        (lambda t: with_first(t, filled(float("inf"))), "finite"),
+        (lambda t: t | {"prior.variance": t["prior.variance"] * float("nan")}, "finite"),
+    ],
+)
+def test_wrong_tensors(base_file, change, word):
+    assert word in refused(load_checkpoint, rewrite(base_file, change), no_parent)
+
+
+def network_with(**changes) -> dict:
+    return {"network": tiny_denoiser("darcy", rank=8, modes=8).config.to_dict() | changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format_version": 99},
+        {"format_version": "1"},
+        {"format_version": KeyError},
+        {"pde": "stokes"},
+        {"pde": None},
+        {"pde": ["darcy"]},
+        {"pde": KeyError},
+        {"surprise": 1},
+        {"resolution": 64},
+        {"resolution": "16"},
+        {"prior_rank": -1},
+        {"prior_rank": 10**9},
+        {"prior_rank": 8.5},
+        {"prior_modes": 10**6},
+        {"prior_modes": 4},
+        {"network": {}},
+        {"network": "large"},
+        {"network": {"layers": 3}},
+        network_with(base_channels=10**6),
+        network_with(base_channels=0),
+        network_with(base_channels=-8),
+        network_with(base_channels=8.0),
+        network_with(base_channels="8"),
+        network_with(base_channels=5),
+        network_with(base_channels=2),
+        network_with(multipliers=[10**9]),
+        network_with(multipliers=[]),
+        network_with(multipliers=[1, -2]),
+        network_with(multipliers=[1] * 7),
+        network_with(multipliers=[1.5, 2]),
+        network_with(multipliers=3),
+        network_with(blocks=10**6),
+        network_with(blocks=1.5),
+        network_with(attention=3),
+        network_with(in_channels=10**6),
+        network_with(out_channels=7),
+        {"normalisation": {"mean": [0.0, 0.0], "std": [1.0, 1.0]}},
+        {"normalisation": KeyError},
+        {"sampler": {"steps": 0}},
+        {"sampler": {"sigma_min": float("nan")}},
+        {"sampler": {"steps": 10**9}},
+        {"sampler": {"spin": 1}},
+        {"sampler": None},
+        {"handover": 0.1},
+        {"parent": "0" * 64},
+        {"parent": "0" * 64, "handover": -1.0},
+        {"parent": "0" * 64, "handover": float("nan")},
+        {"parent": "0" * 64, "handover": "soon"},
+        {"parent": "0" * 64, "handover": 0.1},
+        {"recipe": "secret"},
+        {"figures": [1, 2]},
+        {"method": 3},
+        {"method": ""},
+    ],
+    ids=lambda c: json.dumps(c, default=lambda _: "absent")[:60],
+)
+def test_wrong_metadata(base_file, changes):
+    refused(load_checkpoint, rewrite(base_file, **changes), no_parent)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"darcy"', "[" * 100_000])
+def test_metadata_that_is_no_json_object(base_file, text):
+    save_file({"a": torch.zeros(1)}, base_file, {"format": "pirf", "info": text})
+    refused(read_info, base_file)
+    save_file({"a": torch.zeros(1)}, base_file)
+    assert "metadata" in refused(read_info, base_file)
+
+
+def test_absurd_network_is_refused_before_it_is_built(base_file, monkeypatch):
+    """A small file must not make the app allocate gigabytes: tensors are compared before the network is made."""
+    size = {"base_channels": 128, "multipliers": [4, 4, 4, 4, 4, 4], "blocks": 8, "resolution": 512, "in_channels": 4}
+    rewrite(base_file, resolution=512, **network_with(**size))
+    elements = []
+    real = torch.nn.Parameter.__new__
+
+    def counted(cls, data=None, requires_grad=True):
+        elements.append(data.numel() if data is not None and data.device.type != "meta" else 0)
+        return real(cls, data, requires_grad)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", counted)
+    refused(load_checkpoint, base_file, no_parent)
+    assert sum(elements) < 1e6
+
+
+def test_file_over_the_limit(base_file, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 1000)
+    assert "MB" in refused(read_info, base_file)
+
+
+def test_swapped_and_changed_files_are_noticed(library, base_file):
+    other = library.folder / "poisson-16-base.safetensors"
+    content = base_file.read_bytes()
+    base_file.write_bytes(other.read_bytes())
+    assert "SHA-256" in refused(library.load, "darcy", "base", 16)
+    base_file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "SHA-256" in refused(library.load, "darcy", "base", 16)
+    refused(library.load, "darcy", "pirf", 16)
+    assert library.load("poisson", "base", 16).info.pde == "poisson"
+    base_file.unlink()
+    refused(library.load, "darcy", "base", 16)
+    base_file.write_bytes(content)
+    assert library.load("darcy", "pirf", 16).info.method == "pirf"
+
+
+def test_tuned_file_needs_its_parent(library, tmp_path):
+    tuned = library.folder / "darcy-16-pirf.safetensors"
+    lone = Library(tmp_path / "empty")
+    assert "parent" in refused(lone.load_file, tuned)
+    rewrite(tuned, parent=file_sha256(library.folder / "poisson-16-base.safetensors"))
+    assert "parent" in refused(library.load_file, tuned)
+
+
+def test_tuned_file_must_continue_a_base(library):
+    tuned = library.folder / "darcy-16-pirf.safetensors"
+    again = library.folder / "again.safetensors"
+    again.write_bytes(tuned.read_bytes())
+    rewrite(again, parent=file_sha256(tuned))
+    refused(library.load_file, again)
+
+
+@pytest.mark.parametrize("change", [{"extra": 1}, {"prior.variance": 2}])
+def test_tuned_file_with_wrong_tensors(library, change):
+    tuned = library.folder / "darcy-16-pirf.safetensors"
+    rewrite(tuned, lambda tensors: tensors | {key: torch.zeros(size) for key, size in change.items()})
+    refused(library.load_file, tuned)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"models": 3}', '{"models": [3]}', '{"models": [{"name": "a"}]}', "\udcff"]
+)
+def test_broken_manifest(library, text):
+    (library.folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    refused(library.load, "darcy", "base", 16)
+
+
+def test_refusal_leaves_the_loaded_models_alone(library, base_file):
+    before = library.load("darcy", "base", 16)
+    tuned = library.load("darcy", "pirf", 16)
+    x = initial_noise(1, (2, 16, 16), 0)
+    outputs = [model.denoiser(x, torch.tensor(0.05)) for model in (before, tuned)]
+    bad = library.folder / "bad.safetensors"
+    bad.write_bytes(base_file.read_bytes())
+    refused(library.load_file, rewrite(bad, lambda t: with_first(t, filled(float("nan")))))
+    for model, output in zip((before, tuned), outputs, strict=True):
+        assert torch.equal(model.denoiser(x, torch.tensor(0.05)), output)
+
+
+def test_info_is_complete_in_the_file(base_file):
+    info = read_info(base_file)
+    assert info.title == "darcy-16-base"
+    assert replace(info, method="pirf").title == "darcy-16-pirf"
+    assert set(asdict(info)) >= {"pde", "resolution", "method", "network", "normalisation", "sampler", "recipe", "figures"}

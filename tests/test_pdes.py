@@ -1,0 +1,215 @@
+"""The contract that every benchmark keeps. A new PDE is picked up here without a new test."""
+
+import numpy as np
+import pytest
+import torch
+
+from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.pdes.stencils import rms
+
+every_pde = pytest.mark.parametrize("name", pde_names())
+square = pytest.mark.parametrize("name", [n for n in ("darcy", "poisson", "helmholtz") if n in pde_names()])
+SEED = 7
+
+
+def one_sentence(error) -> bool:
+    text = str(error.value)
+    return bool(text) and "\n" not in text and len(text) < 300
+
+
+def data(name: str, n: int = 3, resolution: int = 32) -> torch.Tensor:
+    return get_pde(name).generate(n, resolution, SEED)
+
+
+def disturbed(name: str, resolution: int = 8) -> torch.Tensor:
+    """Solver data plus noise on every channel, float64; small enough on inputs to keep a two-phase medium's phases."""
+    pde = get_pde(name)
+    x = pde.normalise(pde.generate(2, resolution, SEED).double())
+    noise = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    noise[:, pde.input_channels] *= 0.1
+    return pde.denormalise(x + 0.3 * noise)
+
+
+@every_pde
+def test_data_shape_and_determinism(name):
+    fields = data(name)
+    assert fields.shape == (3, len(get_pde(name).channels), 32, 32)
+    assert fields.dtype == torch.float32
+    assert fields.isfinite().all()
+    assert torch.equal(fields, data(name))
+    assert not torch.equal(fields, get_pde(name).generate(3, 32, SEED + 1))
+
+
+@every_pde
+def test_sample_does_not_depend_on_how_many_are_drawn(name):
+    eight = data(name, 8)
+    assert torch.equal(data(name, 1), eight[:1])
+    assert len(torch.unique(eight.flatten(1), dim=0)) == 8
+
+
+@every_pde
+def test_large_seeds_are_streams_of_their_own(name):
+    """Training draws seeds from 2^40 up: sample 0 there must not be some sample of a small seed."""
+    small = data(name, 257, 8)
+    for seed in (SEED + 2**32, SEED + 2**40):
+        large = get_pde(name).generate(2, 8, seed)
+        assert not any(torch.equal(x, y) for x in large for y in small)
+
+
+@every_pde
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_solver_data_satisfies_its_own_discretisation(name, resolution):
+    pde, fields = get_pde(name), data(name, 4, resolution)
+    scale = pde.channels[pde.solution_channels[0]].std
+    residual = pde.residual(fields)
+    assert residual.shape == (4, resolution, resolution)
+    assert rms(pde.interior(residual)).max() < 1e-3
+    assert pde.boundary_violation(fields).max() < 1e-4 * scale
+    assert pde.balance(fields).max() < 1e-3
+    assert pde.error_field(fields).abs().max() < 1e-2
+
+
+@every_pde
+def test_solve_reproduces_the_solution(name):
+    pde, fields = get_pde(name), data(name)
+    broken = fields.clone()
+    broken[:, pde.solution_channels] = 0.5 * fields[:, pde.solution_channels].flip(-1)
+    for dtype in (torch.float32, torch.float64):
+        solved = pde.solve(broken.to(dtype))
+        assert solved.dtype == dtype
+        torch.testing.assert_close(solved.float(), fields, rtol=1e-4, atol=1e-4 * fields.std().item())
+        relative = (solved - fields)[:, pde.solution_channels].norm() / fields[:, pde.solution_channels].norm()
+        assert relative < 1e-4
+
+
+@every_pde
+def test_every_figure_is_finite_per_sample_and_keeps_the_dtype(name):
+    pde, fields = get_pde(name), disturbed(name, 16)
+    for dtype in (torch.float32, torch.float64):
+        x = fields.to(dtype)
+        for figure in (pde.residual, pde.paper_residual, pde.error_field, pde.boundary_violation, pde.balance):
+            value = figure(x)
+            assert value.dtype == dtype
+            assert value.isfinite().all()
+            torch.testing.assert_close(figure(x[1:]), value[1:], rtol=1e-4, atol=1e-4)
+    assert pde.solve(fields).isfinite().all()
+
+
+@every_pde
+def test_a_disturbed_field_is_noticed(name):
+    pde, fields = get_pde(name), disturbed(name, 32)
+    assert rms(pde.interior(pde.residual(fields))).min() > 0.01
+    assert rms(pde.error_field(fields)).min() > 1e-3
+    assert (pde.solve(fields) - fields)[:, pde.solution_channels].abs().max() > 0
+
+
+@every_pde
+def test_gradients_match_finite_differences(name):
+    pde, fields = get_pde(name), disturbed(name).requires_grad_()
+    assert torch.autograd.gradcheck(pde.residual, fields)
+    assert torch.autograd.gradcheck(pde.error_field, fields)
+
+
+@every_pde
+def test_normalisation_round_trip_and_statistics(name):
+    pde = get_pde(name)
+    fields = data(name, 128)
+    torch.testing.assert_close(pde.denormalise(pde.normalise(fields)), fields, rtol=1e-5, atol=1e-6)
+    x = pde.normalise(fields)
+    assert x.mean((0, 2, 3)).abs().max() < 0.1
+    assert (x.std((0, 2, 3)) - 0.5).abs().max() < 0.1
+
+
+@every_pde
+def test_paper_residual_has_a_floor_far_from_zero(name):
+    pde, fields = get_pde(name), data(name, 4, 64)
+    assert pde.paper_residual(fields).shape == (4, 64, 64)
+    assert pde.paper_residual(fields).square().mean() > 1e-3
+
+
+@square
+@pytest.mark.parametrize("turn", [lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2)])
+def test_symmetries_of_the_square(name, turn):
+    pde, fields = get_pde(name), disturbed(name)
+    for map_of in (pde.residual, pde.paper_residual, pde.error_field):
+        torch.testing.assert_close(map_of(turn(fields)), turn(map_of(fields)))
+    for figure in (pde.boundary_violation, pde.balance):
+        torch.testing.assert_close(figure(turn(fields)), figure(fields))
+
+
+def test_darcy_balance_is_the_sum_of_the_residual():
+    """The scheme is conservative: what flows through the walls less the source is what the cells leave over."""
+    pde, fields = get_pde("darcy"), disturbed("darcy")
+    torch.testing.assert_close(pde.balance(fields), pde.residual(fields).sum((1, 2)).abs() / 8**2)
+
+
+def test_poisson_balance_is_the_sum_of_the_residual():
+    pde, fields = get_pde("poisson"), disturbed("poisson")
+    source = fields[:, 0, 1:-1, 1:-1].abs().sum((1, 2))
+    torch.testing.assert_close(pde.balance(fields), pde.residual(fields).sum((1, 2)).abs() / source)
+
+
+def test_poisson_error_field_is_the_error():
+    pde, fields = get_pde("poisson"), disturbed("poisson", 16)
+    fields[:, 1, [0, -1]] = fields[:, 1, :, [0, -1]] = 0
+    error = (fields - pde.solve(fields))[:, 1] / pde.channels[1].std
+    torch.testing.assert_close(pde.error_field(fields), error)
+
+
+@pytest.mark.parametrize("phase", [3.0, 12.0])
+def test_darcy_error_field_is_the_error_in_a_uniform_medium(phase):
+    pde, fields = get_pde("darcy"), disturbed("darcy", 16)
+    fields[:, 0] = phase
+    error = (fields - pde.solve(fields))[:, 1] / pde.channels[1].std
+    torch.testing.assert_close(pde.error_field(fields), error * phase / 7.5)
+
+
+def test_darcy_paper_residual_agrees_with_numpy():
+    pde, fields = get_pde("darcy"), data("darcy", 1).double()
+    a, u = fields[0].numpy()
+    u_y, u_x = np.gradient(u, 1 / 32, edge_order=2)
+    a_y, a_x = np.gradient(a, 1 / 32, edge_order=2)
+    u_xx, u_yy = np.gradient(u_x, 1 / 32, edge_order=2)[1], np.gradient(u_y, 1 / 32, edge_order=2)[0]
+    expected = -a * u_xx - a_x * u_x - a * u_yy - a_y * u_y - 1
+    np.testing.assert_allclose(pde.paper_residual(fields)[0].numpy(), expected, atol=1e-9)
+
+
+def test_edge_of_poisson_counts_as_boundary_violation():
+    pde, fields = get_pde("poisson"), data("poisson", 2, 16)
+    fields[:, 1, 0] = 1.0
+    assert torch.allclose(pde.boundary_violation(fields), torch.tensor((16 / 60) ** 0.5))
+
+
+@every_pde
+@pytest.mark.parametrize(
+    "request_", [(0, 32, 0), (-1, 32, 0), (1.5, 32, 0), (True, 32, 0), ("2", 32, 0), (float("nan"), 32, 0)]
+    + [(1, "large", 0), (1, 0, 0), (1, 10**9, 0), (1, 32.5, 0), (1, None, 0)]
+    + [(1, 32, 2**63), (1, 32, -1), (1, 32, "0"), (1, 32, 0.5), (1, 32, None), (1, 32, False)],
+)
+def test_bad_requests_are_refused(name, request_):
+    with pytest.raises(InputError) as error:
+        get_pde(name).generate(*request_)
+    assert one_sentence(error)
+
+
+@every_pde
+def test_largest_seed_is_accepted(name):
+    assert get_pde(name).generate(1, 8, 2**63 - 1).isfinite().all()
+
+
+@every_pde
+@pytest.mark.parametrize("shape", [(2, 32, 32), (1, 7, 32, 32), (1, 2, 32, 16), (32, 32), (2, 2, 2, 32, 32)])
+def test_wrong_shapes_are_refused(name, shape):
+    pde = get_pde(name)
+    for call in (pde.residual, pde.solve, pde.balance, pde.boundary_violation, pde.paper_residual, pde.error_field):
+        with pytest.raises(InputError) as error:
+            call(torch.zeros(shape))
+        assert one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["stokes", "", None, 3, "../darcy"])
+def test_unknown_pde_is_refused(name):
+    with pytest.raises(InputError) as error:
+        get_pde(name)
+    assert one_sentence(error)
+    assert "darcy" in str(error.value)
