@@ -255,6 +255,8 @@ def conclude(settings: Settings, results: list[MethodResult], floors: dict[str, 
 
 
 def percent(value: float) -> str:
+    if 0 < value < 1e-5:
+        return "<0.001 %"
     return f"{100 * value:.1f} %" if value >= 0.0095 else f"{100 * value:.2g} %"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import tiny_denoiser
+from tiny import tiny_config, tiny_denoiser
 
 from pirf_app import checkpoints
 from pirf_app.checkpoints import (
@@ -22,6 +22,7 @@ from pirf_app.checkpoints import (
     read_info,
     save_checkpoint,
 )
+from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.sampler import Schedule, initial_noise
 from pirf_app.diffusion.tuned import TunedDenoiser
 from pirf_app.pdes import InputError, get_pde, pde_names
@@ -179,7 +180,12 @@ def test_truncated(base_file, keep):
 
 @pytest.mark.parametrize(
     "content",
-    [b"hello, this is a text file\n" * 100, b"\xff" * 64, (10**15).to_bytes(8, "little") + b"{}", b"PK\x03\x04" + b"\0" * 999],
+    [
+        b"hello, this is a text file\n" * 100,
+        b"\xff" * 64,
+        (10**15).to_bytes(8, "little") + b"{}",
+        b"PK\x03\x04" + b"\0" * 999,
+    ],
 )
 def test_other_files(base_file, content):
     base_file.write_bytes(content)
@@ -392,4 +398,24 @@ def test_info_is_complete_in_the_file(base_file):
     info = read_info(base_file)
     assert info.title == "darcy-16-base"
     assert replace(info, method="pirf").title == "darcy-16-pirf"
-    assert set(asdict(info)) >= {"pde", "resolution", "method", "network", "normalisation", "sampler", "recipe", "figures"}
+    assert set(asdict(info)) >= {
+        "pde",
+        "resolution",
+        "method",
+        "network",
+        "normalisation",
+        "sampler",
+        "recipe",
+        "figures",
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{"resolution": 18, "multipliers": (1, 2, 2)}, {"base_channels": 2}, {"base_channels": 7}]
+)
+def test_network_that_fits_its_file_but_cannot_run(tmp_path, changes):
+    """Grids that the levels cannot halve and widths without sines and cosines: refused when read, not when sampled."""
+    model = Denoiser(replace(tiny_config("darcy"), **changes))
+    info = replace(info_of(model, "darcy"), resolution=model.config.resolution)
+    save_checkpoint(tmp_path / "a.safetensors", model, info)
+    refused(load_checkpoint, tmp_path / "a.safetensors", no_parent)

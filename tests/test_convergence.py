@@ -1,4 +1,4 @@
-"""Manufactured solutions: each discretisation converges at second order to the PDE, and the random fields are as stated."""
+"""Manufactured solutions: the discretisations converge at second order, and the random fields are as stated."""
 
 import numpy as np
 import pytest

@@ -39,9 +39,11 @@ def test_count_of_steps_and_evaluations(steps):
 
 
 class PoissonFlow:
-    """The probability flow of Poisson data on an N x N grid, which is Gaussian: fields are a linear map J of white noise,
-    so their covariance in normalised units is C = J J^T = V diag(lam) V^T and the ideal denoiser C (C + sigma^2)^-1 x.
-    In the basis V the flow dx/dsigma = sigma x / (lam + sigma^2) integrates to x ~ sqrt(lam + sigma^2)."""
+    """The probability flow of Poisson data on an N x N grid, which is Gaussian.
+
+    Fields are a linear map J of white noise, so their covariance in normalised units is C = J J^T = V diag(lam) V^T
+    and the ideal denoiser C (C + sigma^2)^-1 x. In the basis V the flow dx/dsigma = sigma x / (lam + sigma^2)
+    integrates to x ~ sqrt(lam + sigma^2)."""
 
     def __init__(self, resolution: int = 16):
         pde = get_pde("poisson")
@@ -77,8 +79,8 @@ def test_covariance_of_the_flow_is_that_of_the_data(flow):
 
 
 def test_sampler_is_of_second_order(flow):
-    """Compared at sigma_min: what comes after is one Euler step to 0 whose length, hence whose error, does not depend on
-    the number of steps."""
+    """Compared at sigma_min: what comes after is one Euler step to 0 whose length, hence whose error, is the same for
+    any number of steps."""
     noise = initial_noise(4, flow.shape, 0).double()
     errors = []
     for steps in (20, 40, 80, 160):

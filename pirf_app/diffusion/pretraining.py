@@ -29,8 +29,8 @@ TRAINING_SEED = 2**40
 class PretrainConfig:
     """Recipe. `samples` fixes the length of the cosine decay of the learning rate; noise levels are log-normal.
 
-    `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on; `sigma_min` is the lowest level
-    that the checkpoint recommends."""
+    `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on;
+    `sigma_min` is the lowest noise level that the checkpoint recommends."""
 
     samples: int = 100_000
     batch: int = 16

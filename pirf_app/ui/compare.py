@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import gradio as gr
 import numpy as np
@@ -24,9 +25,8 @@ PREVIEW_SECONDS = 0.12  # at most one preview in this time
 COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
-SHOW_LINK = """(query) => { const url = new URL(window.location.href); const theme = url.searchParams.get("__theme");
-  url.search = query; if (theme) url.searchParams.set("__theme", theme);
-  url.search = url.search.replaceAll("%2C", ","); history.replaceState(null, "", url); return url.toString(); }"""
+# The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
+SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
 
 
 def offered(library: Library) -> dict[str, list[str]]:
@@ -71,12 +71,21 @@ class Sketch:
         self.settings, self.sample, self.pde = settings, min(sample, settings.n - 1), get_pde(settings.pde)
         self.rows: dict[str, tuple] = {}
         self.top = None
+        self.step, self.drawn = 0, -PREVIEW_SECONDS
 
-    def add(self, event: cmp.Preview) -> None:
+    def add(self, event: cmp.Preview) -> bool:
+        """Takes an event; True when all methods have reached a step that is worth a picture."""
+        if event.method == self.settings.methods[0] and time.perf_counter() - self.drawn >= PREVIEW_SECONDS:
+            self.step = event.step
+        if event.step != self.step:
+            return False
         fields = torch.from_numpy(event.fields[self.sample][None])
         residual = self.pde.residual(fields)
         rms = self.pde.interior(residual).square().mean().sqrt().item()
         self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), rms
+        complete = event.method == self.settings.methods[-1]
+        self.drawn = time.perf_counter() if complete else self.drawn
+        return complete
 
     def html(self) -> str:
         rows = list(self.rows.values())
@@ -110,6 +119,7 @@ class CompareTab:
         self.library = library
         self.models = offered(library)
         self.first = first_view(first_view_path)
+        self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
         pde = "darcy" if "darcy" in self.models else next(iter(self.models))
         self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
         with gr.Row(elem_id="compare"):
@@ -148,9 +158,10 @@ class CompareTab:
     def build_results(self) -> None:
         first = self.first
         gone = "The precomputed first view is missing here: press Run to compute a comparison."
-        self.status = gr.HTML(elem_id="status")
         with gr.Row(elem_id="above"):
-            self.caption = gr.HTML(parts.caption(first, True) if first else f'<div class="caption">{gone}</div>')
+            self.status = gr.HTML(elem_id="status")
+            shown = parts.caption(first, True) if first else f'<div class="caption">{gone}</div>'
+            self.caption = gr.HTML(shown, elem_id="caption")
             count = first.settings.n if first else 1
             choices = self.sample_choices(count, 0)
             self.sample = gr.Radio(**choices, label="Sample on show", elem_id="sample", container=False)
@@ -164,6 +175,7 @@ class CompareTab:
             self.files = [gr.DownloadButton(f"Download .{k}", size="sm") for k in ("npz", "png", "csv")]
         self.link = gr.Textbox(label="Link to these settings", buttons=["copy"], interactive=False, elem_id="link")
         self.query = gr.Textbox(links.to_query(self.default), visible=False)
+        self.ticket = gr.Textbox("", visible=False)
         self.result = gr.State(None, time_to_live=6 * 3600)  # None stands for the first view
 
     def connect(self) -> None:
@@ -172,21 +184,38 @@ class CompareTab:
             button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
         self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
         self.pde.input(self.on_pde, self.pde, [self.equation, self.methods, *self.schedule], queue=False, **PRIVATE)
+        # A ticket per run, not gradio's `cancels`: with that, a preview under way would come in after the cancellation,
+        # and the page would wait for the end of a run that is over.
         outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
-        running = gr.on(
+        begun = gr.on(
             [self.run.click, self.seed.submit],
+            self.on_begin,
+            self.ticket,
+            [self.ticket, self.status],
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="multiple",
+            **PRIVATE,
+        )
+        running = begun.then(
             self.on_run,
-            [*controls, self.sample],
+            [*controls, self.sample, self.ticket],
             [*outputs, self.result, self.query],
-            show_progress="minimal",
-            show_progress_on=[self.status],
-            trigger_mode="once",
+            show_progress="hidden",
+            trigger_mode="multiple",
             **COMPUTE,
             **PRIVATE,
         )
         shown = running.success(None, self.query, self.link, js=SHOW_LINK, **PRIVATE)
         shown.then(self.on_files, self.result, self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE)
-        self.stop.click(self.on_stop, None, [self.status, self.preview], cancels=running, queue=False, **PRIVATE)
+        self.stop.click(
+            self.on_stop,
+            self.ticket,
+            [self.status, self.preview],
+            queue=False,
+            show_progress="hidden",
+            **PRIVATE,
+        )
         self.sample.input(self.on_sample, [self.result, self.sample], self.figure, queue=False, **PRIVATE)
 
     def method_choices(self, pde: str, chosen: tuple[str, ...] | None = None) -> dict:
@@ -204,35 +233,47 @@ class CompareTab:
 
     @staticmethod
     def sample_choices(count: int, chosen: int) -> dict:
-        return {"choices": [(f"Sample {k + 1}", k) for k in range(count)], "value": min(chosen, count - 1)}
+        return {"choices": [(str(k + 1), k) for k in range(count)], "value": min(chosen, count - 1)}
 
     def on_pde(self, pde: str):
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
         return parts.equation(get_pde(pde)), gr.update(**self.method_choices(pde)), *hints
 
-    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample):
-        start = shown = time.perf_counter()
+    def on_begin(self, previous: str):
+        """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
+        self.tickets.pop(previous, None)
+        ticket = uuid4().hex
+        self.tickets[ticket] = True
+        return ticket, parts.WAITING
+
+    def on_stop(self, ticket: str):
+        if ticket not in self.tickets:
+            return gr.skip(), gr.skip()
+        self.tickets[ticket] = False
+        return parts.STOPPED, ""
+
+    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, ticket):
+        start = time.perf_counter()
         try:
+            if not self.tickets.get(ticket):
+                return
             settings = cmp.check_settings(self.library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
             sketch = Sketch(settings, sample or 0)
-            last = len(settings.methods) - 1
             for event in cmp.run(self.library, settings):
+                if not self.tickets.get(ticket):
+                    if ticket in self.tickets:  # stopped, not followed by another run
+                        yield {self.status: parts.STOPPED, self.preview: ""}
+                    return
                 if isinstance(event, cmp.Comparison):
                     yield self.show(event, sketch.sample)
-                    return
-                position = settings.methods.index(event.method)
-                now = time.perf_counter()
-                if position == 0:
-                    drawn = event.step == 1 or now - shown >= PREVIEW_SECONDS
-                if drawn:
-                    sketch.add(event)
-                if drawn and position == last:
-                    shown = now
-                    bar = parts.progress(event, position, last + 1, now - start)
+                elif sketch.add(event):
+                    bar = parts.progress(event, len(settings.methods), time.perf_counter() - start)
                     yield {self.status: bar, self.preview: sketch.html()}
         except InputError as error:
-            gr.Warning(str(error))
-            yield {self.status: parts.problem(str(error)), self.preview: ""}
+            gr.Warning(parts.as_sentence(error))
+            yield {self.status: parts.problem(error), self.preview: ""}
+        finally:
+            self.tickets.pop(ticket, None)
 
     def show(self, result: cmp.Comparison, sample: int) -> dict:
         return {
@@ -246,9 +287,6 @@ class CompareTab:
             self.result: result,
             self.query: links.to_query(result.settings),
         }
-
-    def on_stop(self):
-        return '<div class="caption">Stopped. The figure shows the previous result.</div>', ""
 
     def on_sample(self, result: cmp.Comparison | None, sample: int):
         result = result or self.first

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from .panels import Column, Grid
 
 # Pixels of the Plotly figure; panels keep their aspect at any width.
-PANEL, LEFT, TOP, CAPTION, BARS, GAP = 190, 34, 30, 34, 44, 10
+PANEL, LEFT, TOP, CAPTION, BARS = 190, 34, 30, 34, 44
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": "hover",
@@ -35,53 +35,30 @@ def plotly_grid(grid: Grid) -> PlotData:
     height = TOP + rows * (PANEL + CAPTION) + BARS
     share = 1 / columns
     figure = go.Figure()
-    layout = {"annotations": []}
-    for r in range(rows):
-        top = (TOP + r * (PANEL + CAPTION)) / height
+    layout: dict = {"annotations": []}
+    for r, name in enumerate(grid.rows):
+        top = 1 - (TOP + r * (PANEL + CAPTION)) / height
         for c, column in enumerate(grid.columns):
-            number = r * columns + c + 1
-            suffix = "" if number == 1 else str(number)
-            match_x, match_y = ({}, {}) if number == 1 else ({"matches": "x"}, {"matches": "y"})
-            h, w = column.maps[r].shape
-            hidden = {"visible": False, "constrain": "domain"}
-            domain = [c * share + 0.004, (c + 1) * share - 0.004]
-            layout[f"xaxis{suffix}"] = (
-                hidden | linked[0] | {"domain": domain, "anchor": f"y{suffix}", "range": [-0.5, w - 0.5]}
+            tag = str(r * columns + c + 1) if r or c else ""
+            box = [c * share + 0.004, (c + 1) * share - 0.004], [top - PANEL / height, top]
+            layout[f"xaxis{tag}"], layout[f"yaxis{tag}"] = axes(tag, box, column.maps[r].shape)
+            heatmap = go.Heatmap(
+                z=column.maps[r].astype(np.float32),
+                xaxis=f"x{tag}",
+                yaxis=f"y{tag}",
+                coloraxis=f"coloraxis{c + 1 if c else ''}",
+                hovertemplate=f"{name}, {column.title}<br>row %{{y}}, column %{{x}}: %{{z:.4g}}<extra></extra>",
             )
-            layout[f"yaxis{suffix}"] = (
-                hidden
-                | linked[1]
-                | {
-                    "domain": [1 - top - PANEL / height, 1 - top],
-                    "anchor": f"x{suffix}",
-                    "scaleanchor": f"x{suffix}",
-                    "range": [h - 0.5, -0.5],
-                }
-            )
-            where = f"{grid.rows[r]}, {column.title}<br>row %{{y}}, column %{{x}}: %{{z:.4g}}<extra></extra>"
-            figure.add_trace(
-                go.Heatmap(
-                    z=column.maps[r].astype(np.float32),
-                    xaxis=f"x{suffix}",
-                    yaxis=f"y{suffix}",
-                    coloraxis=f"coloraxis{c + 1}" if c else "coloraxis",
-                    hovertemplate=where,
-                )
-            )
-            at = {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "showarrow": False, "x": 0.5}
-            if r == 0:
-                layout["annotations"].append(
-                    at | {"y": 1, "yanchor": "bottom", "text": column.title, "font": {"size": 13}}
-                )
-            if column.captions[r]:
-                layout["annotations"].append(
-                    at | {"y": 0, "yanchor": "top", "text": column.captions[r], "font": {"size": 12}}
-                )
-            if c == 0:
-                label = {"x": 0, "xanchor": "right", "y": 0.5, "xshift": -4, "textangle": -90}
-                layout["annotations"].append(at | label | {"text": f"<b>{grid.rows[r]}</b>", "font": {"size": 13}})
+            figure.add_trace(heatmap)
+            at = {"xref": f"x{tag} domain", "yref": f"y{tag} domain", "showarrow": False, "x": 0.5}
+            under = {"y": 0, "yanchor": "top", "text": column.captions[r], "font": {"size": 12}}
+            above = {"y": 1, "yanchor": "bottom", "text": column.title, "font": {"size": 13}}
+            left = {"x": 0, "xanchor": "right", "y": 0.5, "xshift": -4, "textangle": -90, "text": f"<b>{name}</b>"}
+            layout["annotations"] += [at | under] if column.captions[r] else []
+            layout["annotations"] += [at | above] if r == 0 else []
+            layout["annotations"] += [at | left] if c == 0 else []
     for c, column in enumerate(grid.columns):
-        layout[f"coloraxis{c + 1}" if c else "coloraxis"] = colour_axis(column, (c + 0.5) * share, share, height)
+        layout[f"coloraxis{c + 1 if c else ''}"] = colour_axis(column, (c + 0.5) * share, share, height)
     figure.update_layout(
         **layout,
         template="none",
@@ -95,6 +72,15 @@ def plotly_grid(grid: Grid) -> PlotData:
         hoverlabel={"font": {"family": FONT}},
     )
     return PlotData(type="plotly", plot=json.dumps(json.loads(figure.to_json()) | {"config": CONFIG}))
+
+
+def axes(tag: str, box: tuple[list[float], list[float]], shape: tuple[int, int]) -> tuple[dict, dict]:
+    """The x and y axis of one panel: hidden, square cells, first row on top, moving with the first panel's."""
+    h, w = shape
+    x = {"visible": False, "constrain": "domain", "domain": box[0], "anchor": f"y{tag}", "range": [-0.5, w - 0.5]}
+    y = {"visible": False, "constrain": "domain", "domain": box[1], "anchor": f"x{tag}", "range": [h - 0.5, -0.5]}
+    y["scaleanchor"] = f"x{tag}"
+    return (x | {"matches": "x"}, y | {"matches": "y"}) if tag else (x, y)
 
 
 def colour_axis(column: Column, centre: float, share: float, height: int) -> dict:

@@ -10,7 +10,7 @@ from ..checkpoints import BUNDLED, Library
 from ..exports import FIRST_VIEW
 from . import parts
 from .api import add_api
-from .compare import CompareTab, problems
+from .compare import SHOW_LINK, CompareTab, problems
 from .theme import CSS, theme
 
 PAPER = "https://arxiv.org/abs/2509.20570"
@@ -31,7 +31,10 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.B
         gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
         with gr.Tabs(), gr.Tab("Compare", id="compare"):
             tab = CompareTab(library, first_view)
-        demo.load(tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private")
+        opened = demo.load(
+            tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
+        )
+        opened.then(None, tab.query, tab.link, js=SHOW_LINK, api_visibility="private")
         demo.load(tab.on_files, tab.result, tab.files, show_progress="hidden", api_visibility="private")
         add_api(library)
     return demo.queue(max_size=64)

@@ -93,7 +93,7 @@ def comparison_grid(comparison: Comparison, sample: int) -> Grid:
     pde, floor = get_pde(comparison.settings.pde), comparison.floors["residual_rms"]
     results = comparison.results
     captions = {
-        "residual": [f"RMS {r.samples['residual_rms'][sample]:.3g} · data {floor:.1g}" for r in results],
+        "residual": [f"RMS {r.samples['residual_rms'][sample]:.3g} (data floor {floor:.0e})" for r in results],
         "difference": [f"solve error {percent(r.samples['solve_error'][sample])}" for r in results],
     }
     return build_grid(

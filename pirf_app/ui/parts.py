@@ -10,15 +10,25 @@ LABEL = 30  # pixels left of the panels for the methods' names
 PANEL_WIDTH = 172  # pixels below which the grid scrolls instead of shrinking further
 
 
-def problem(sentence: str) -> str:
-    text = escape(sentence[:1].upper() + sentence[1:])
-    return f'<p class="problem" role="alert">{text}{"" if text.endswith(".") else "."}</p>'
+WAITING = '<div class="progress"><span class="bar"></span><span>Waiting for the sampler …</span></div>'
+
+
+STOPPED = '<div class="caption">Stopped. The figure shows the previous result.</div>'
+
+
+def as_sentence(error: Exception | str) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def problem(error: Exception | str) -> str:
+    return f'<p class="problem" role="alert">{escape(as_sentence(error))}</p>'
 
 
 def preview(grid: Grid) -> str:
     """The grid as small pictures in the places where the figure has its panels."""
     tracks = f"grid-template-columns: {LABEL - 4}px repeat({len(grid.columns)}, minmax(0, 1fr))"
-    cells = ["<span></span>"] + [f'<div class="title">{escape(c.title)}</div>' for c in grid.columns]
+    cells = ['<span class="corner"></span>'] + [f'<div class="title">{escape(c.title)}</div>' for c in grid.columns]
     for r, name in enumerate(grid.rows):
         cells.append(f'<div class="name">{escape(name)}</div>')
         for c in grid.columns:
@@ -30,9 +40,10 @@ def preview(grid: Grid) -> str:
     return f'<div class="preview" style="{tracks}">{"".join(cells)}</div>'
 
 
-def progress(event: Preview, position: int, count: int, seconds: float) -> str:
-    done = (event.step - 1 + (position + 1) / count) / event.steps
-    text = f"step {event.step} of {event.steps} · noise level {event.sigma:.3g} · {event.nfe} network evaluations each"
+def progress(event: Preview, methods: int, seconds: float) -> str:
+    done = event.step / event.steps
+    each = " per method" if methods > 1 else ""
+    text = f"step {event.step} of {event.steps} · noise level {event.sigma:.3g} · {event.nfe} network evaluations{each}"
     return (
         f'<div class="progress"><span class="bar"><i style="width:{100 * done:.0f}%"></i></span>'
         f"<span>{text} · {seconds:.1f} s</span></div>"

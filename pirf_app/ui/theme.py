@@ -18,6 +18,8 @@ def theme() -> gr.themes.Base:
     ).set(
         body_background_fill="#f7f8fa",
         body_background_fill_dark="#0e1420",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
         background_fill_primary_dark="#151d2b",
         block_background_fill_dark="#151d2b",
         block_border_width="1px",
@@ -50,43 +52,56 @@ CSS = """
 #equation p { margin: 0; font-size: 0.84rem; color: var(--body-text-color-subdued); line-height: 1.4; }
 #equation .katex-display { margin: 0 0 4px; text-align: left; }
 #equation .katex-display > .katex { text-align: left; font-size: 1.1em; color: var(--body-text-color); }
-#equation { background: var(--block-background-fill); padding: 0 14px 10px !important; }
-#marks { gap: 5px; flex-wrap: nowrap; background: var(--block-background-fill); padding: 0 12px 8px; }
-#marks button { min-width: 0 !important; padding: 3px 0; font-weight: 500; }
+#equation { background: var(--block-background-fill); padding: 6px 14px 10px !important; }
+#marks { gap: 5px; flex-wrap: nowrap; background: var(--block-background-fill); padding: 4px 12px 10px; border: none; }
+#marks button { min-width: 0 !important; padding: 3px 0; font-weight: 500; border-radius: 6px !important; }
 #seed-row { gap: 0; flex-wrap: nowrap; align-items: stretch; background: var(--block-background-fill); }
-#dice { min-width: 42px !important; max-width: 42px; height: 38px; font-size: 1.25rem; padding: 0; align-self: flex-end; }
-#dice { margin: 0 12px 12px 0; }
+#dice { min-width: 42px !important; max-width: 42px; height: 38px; }
+#dice { font-size: 1.25rem; padding: 0; align-self: flex-end; }
+#dice { margin: 0 12px 12px 0; border-radius: 6px !important; }
 #run-row { gap: 8px; flex-wrap: nowrap; } #run-row button { min-width: 0 !important; }
 
 .caption { color: var(--body-text-color-subdued); font-size: 0.88rem; line-height: 1.5; }
 .caption strong { color: var(--body-text-color); font-weight: 600; }
-.tag { display: inline-block; padding: 0 8px; margin-right: 6px; border-radius: 99px; font-size: 0.78rem; font-weight: 600; }
+.tag { display: inline-block; padding: 0 8px; margin-right: 6px; }
+.tag { border-radius: 99px; font-size: 0.78rem; font-weight: 600; }
 .tag { color: var(--primary-800); background: var(--primary-100); }
 .dark .tag { color: var(--primary-200); background: color-mix(in srgb, var(--primary-800) 55%, transparent); }
-.problem { border-left: 3px solid #d97706; background: color-mix(in srgb, #d97706 12%, transparent); padding: 8px 12px; }
+.problem { border-left: 3px solid #d97706; }
+.problem { background: color-mix(in srgb, #d97706 12%, transparent); padding: 8px 12px; }
 .problem { border-radius: 4px; color: var(--body-text-color); font-size: 0.92rem; margin: 0 !important; }
 .problem + .problem { margin-top: 6px !important; }
-#status:not(:has(.caption, .problem, .progress)) { min-height: 0; padding: 0; }
+#results .html-container { padding: 0 2px !important; }
+#status:not(:has(.caption, .problem, .progress)) { min-width: 0 !important; flex: 0 0 auto; }
+#status:has(.caption, .problem) { flex: 1 0 100%; }
+#above:has(.progress) #caption { display: none; }
 .progress { display: flex; align-items: center; gap: 10px; flex-wrap: wrap; font-size: 0.88rem; }
 .progress { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .progress .bar { flex: 0 0 140px; height: 6px; border-radius: 3px; overflow: hidden; }
 .progress .bar { background: var(--border-color-primary); }
 .progress .bar i { display: block; height: 100%; background: var(--primary-600); }
-#above { align-items: center; gap: 10px; } #above > * { min-width: 0 !important; }
-#sample { width: auto; flex: 0 0 auto; } #sample .wrap { gap: 5px; flex-wrap: wrap; } #sample label { padding: 3px 9px; }
+#above { align-items: center; gap: 6px 10px; flex-wrap: wrap; min-height: 34px; }
+#above > * { min-width: 0; } #caption { flex: 1 1 260px; }
+#sample { width: auto; flex: 0 0 auto; min-width: 0; } #sample label { padding: 3px 9px; }
+#sample .wrap { gap: 5px; flex-wrap: wrap; align-items: center; }
+#sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
+#sample { } #sample .wrap { gap: 5px; flex-wrap: wrap; } #sample label { padding: 3px 9px; }
 
 /* While a preview is there it takes the place of the figure, which stays mounted underneath. */
 #stage { position: relative; gap: 0; padding: 10px 8px 6px; overflow-x: auto; overflow-y: hidden; display: block; }
+#stage, .figures { contain: inline-size; } /* as wide as the page, whatever is inside */
 #stage { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
 #stage { background: var(--block-background-fill); }
 #stage > * { min-width: var(--grid-width, 900px) !important; }
 #stage .block { border: none !important; background: none; padding: 0 !important; overflow: visible !important; }
 #preview:not(:has(.preview)) { display: none; }
-#stage:has(.preview) #grid { visibility: hidden; position: absolute; inset: 10px 8px 6px; overflow: hidden !important; }
+#stage:has(.preview) #grid { visibility: hidden; position: absolute; }
+#stage:has(.preview) #grid { inset: 10px 8px 6px; overflow: hidden !important; }
 #grid .js-plotly-plot text { fill: var(--body-text-color) !important; }
 #grid .js-plotly-plot .hoverlayer text { fill: #fff !important; }
 #grid .modebar-group { background: color-mix(in srgb, var(--block-background-fill) 85%, transparent) !important; }
 .preview { display: grid; gap: 34px 8px; padding: 0 8px 56px 0; color: var(--body-text-color); }
+.preview .corner { grid-row: 1; grid-column: 1; }
 .preview .title { grid-row: 1; text-align: center; font-size: 13px; margin-bottom: -30px; line-height: 24px; }
 .preview .name { writing-mode: vertical-rl; transform: rotate(180deg); text-align: center; }
 .preview .name { font-weight: 600; font-size: 13px; }
@@ -113,5 +128,6 @@ CSS = """
   .gradio-container > main { padding: 10px 10px 8px !important; }
   #compare { flex-direction: column; align-items: stretch; }
   #controls { max-width: none; min-width: 0 !important; }
+  #stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
 }
 """

@@ -1,0 +1,179 @@
+"""The page in a browser: what a visitor does, and what must not happen."""
+
+import re
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.ui
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+PANELS = "#grid .heatmaplayer image"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        except sync_api.Error as error:
+            pytest.skip(f"there is no browser to test with ({str(error).splitlines()[0]})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page and waits for its figure; at the end no error may have reached the console, and nothing may have
+    been asked of any other host."""
+    pages, errors, foreign = [], [], []
+
+    def open_page(query: str = "", width: int = 1440, height: int = 900):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        pages.append(page)
+        page.set_default_timeout(60_000)
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request", lambda r: foreign.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None
+        )
+        page.goto(f"{server}/{query}")
+        page.wait_for_selector(PANELS, state="attached")
+        page.wait_for_function("document.querySelector('#link textarea, #link input').value.includes('pde=')")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert errors == []
+    assert foreign == []
+
+
+def choose(page, steps: int, n: int, seed: str) -> None:
+    for name, value in (("steps", steps), ("samples", n)):
+        box = page.locator(f"#{name} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+    page.locator("#seed input, #seed textarea").fill(seed)
+
+
+def run(page) -> None:
+    """Presses Run and waits for preview and result."""
+    page.click("#run")
+    page.wait_for_selector(".preview img")
+    page.wait_for_selector(".preview", state="detached")
+
+
+def caption(page) -> str:
+    return page.inner_text("#caption")
+
+
+def test_opens_on_a_real_comparison_and_says_that_it_is_precomputed(visit):
+    page = visit()
+    assert page.locator(PANELS).count() == 10
+    assert "precomputed" in caption(page).lower()
+    assert "Darcy flow · 3 steps · 2 samples · seed 0" in caption(page)
+    assert "forward-solve error" in page.inner_text("#sentence")
+    assert page.locator(".figures tbody tr").count() == 3
+
+
+def test_run_shows_a_preview_and_then_the_result(visit):
+    page = visit()
+    choose(page, 2, 1, "42")
+    run(page)
+    page.wait_for_function("document.querySelector('#caption').innerText.includes('2 steps · 1 sample · seed 42')")
+    page.wait_for_selector(PANELS, state="attached")
+    assert page.locator(PANELS).count() == 10
+    assert "precomputed" not in caption(page).lower()
+    page.wait_for_function("document.querySelector('#link textarea, #link input').value.includes('seed=42')")
+
+
+def test_downloads_are_files_of_the_comparison_on_show(visit, tmp_path):
+    page = visit()
+    choose(page, 2, 1, "6")
+    run(page)
+    for kind in ("npz", "png", "csv"):
+        name = None
+        while name != f"pirf-darcy-2steps-seed6.{kind}":  # those of the first view until the new ones are written
+            with page.expect_download() as download:
+                page.get_by_role("button", name=f"Download .{kind}").click()
+            name = download.value.suggested_filename
+        download.value.save_as(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_another_sample_is_shown_without_computing(visit):
+    page = visit()
+    before = page.locator(PANELS).first.get_attribute("href") or page.locator(PANELS).first.get_attribute("xlink:href")
+    page.locator("#sample label").nth(1).click()
+    page.wait_for_function(
+        "before => { const i = document.querySelector('#grid .heatmaplayer image');"
+        " return i && (i.getAttribute('href') || i.getAttribute('xlink:href')) !== before }",
+        arg=before,
+    )
+    assert "precomputed" in caption(page).lower()
+
+
+def test_stop_frees_the_sampler_and_keeps_the_result(visit):
+    page = visit()
+    choose(page, 80, 8, "1")
+    page.click("#run")
+    page.wait_for_selector(".preview img")
+    page.click("#stop")
+    page.wait_for_selector(".preview", state="detached")
+    assert "Stopped" in page.inner_text("#status")
+    assert "seed 0" in caption(page)
+    choose(page, 2, 1, "3")
+    run(page)
+    page.wait_for_function("document.querySelector('#caption').innerText.includes('seed 3')")
+
+
+@pytest.mark.parametrize("seed", ["abc", "-1", "9223372036854775808", "1.5", ""])
+def test_a_bad_seed_is_answered_in_words_and_the_result_stays(visit, seed):
+    page = visit()
+    choose(page, 2, 1, seed)
+    page.click("#run")
+    page.wait_for_selector("#status .problem")
+    assert re.search(r"Seed must be a whole number from 0 to 2\^63 - 1", page.inner_text("#status"))
+    assert page.locator(PANELS).count() == 10
+    assert "seed 0" in caption(page)
+
+
+def test_a_link_restores_settings(visit):
+    page = visit("?pde=poisson&steps=20&seed=9223372036854775807&n=2&methods=base")
+    page.wait_for_selector("#status .caption")
+    assert page.input_value("#steps input[type=number]") == "20"
+    assert page.input_value("#samples input[type=number]") == "2"
+    assert page.input_value("#seed input, #seed textarea") == "9223372036854775807"
+    assert page.locator("#controls").get_by_role("checkbox", checked=True).count() == 1
+    assert page.locator("#controls").get_by_label("Equation").first.input_value() == "Poisson"
+
+
+def test_a_link_that_cannot_be_used_is_said_to_be_so(visit):
+    page = visit("?steps=0&pde=heat")
+    page.wait_for_selector("#status .problem")
+    assert "link cannot be used" in page.inner_text("#status")
+
+
+def test_marks_and_dice_set_the_controls(visit):
+    page = visit()
+    page.click("#marks button:nth-child(4)")
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '40'")
+    page.click("#dice")
+    page.wait_for_function("document.querySelector('#seed input, #seed textarea').value.length > 1")
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_nothing_sticks_out_of_the_page(visit, width):
+    page = visit("?__theme=dark", width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.querySelector('.gradio-container').getBoundingClientRect().right") <= width
+    assert page.evaluate("document.querySelector('#stage').scrollWidth") >= 800

@@ -1,0 +1,62 @@
+"""Every checkpoint that comes with the app."""
+
+import json
+
+import pytest
+import torch
+
+from pirf_app.checkpoints import BUNDLED, Library, file_sha256
+from pirf_app.evaluation import draw_fields, solve_error
+from pirf_app.pdes import get_pde
+
+ENTRIES = Library().manifest()
+pytestmark = pytest.mark.skipif(not ENTRIES, reason="no checkpoints are bundled yet")
+every_entry = pytest.mark.parametrize("entry", ENTRIES or [{}], ids=lambda e: e.get("name", "none"))
+LIMIT = 10_000_000
+
+
+def test_manifest_and_folder_agree():
+    assert {e["file"] for e in ENTRIES} == {p.name for p in BUNDLED.glob("*.safetensors")}
+    assert len({e["name"] for e in ENTRIES}) == len(ENTRIES)
+    assert all(e["parent"] is None or e["parent"] in {o["sha256"] for o in ENTRIES} for e in ENTRIES)
+
+
+@every_entry
+def test_file_is_what_the_manifest_says(entry):
+    path = BUNDLED / entry["file"]
+    assert path.stat().st_size == entry["size"] < LIMIT
+    assert file_sha256(path) == entry["sha256"]
+    assert entry["name"] == path.stem == f"{entry['pde']}-{entry['resolution']}-{entry['method']}"
+
+
+@every_entry
+def test_samples_are_finite_and_near_the_data(entry):
+    pde = get_pde(entry["pde"])
+    checkpoint = Library().load(entry["pde"], entry["method"], entry["resolution"])
+    fields, nfe = draw_fields(checkpoint, 5, 2, 0)
+    assert nfe == 9
+    assert fields.shape == (2, len(pde.channels), entry["resolution"], entry["resolution"])
+    assert fields.isfinite().all()
+    assert pde.normalise(fields).abs().max() < 5
+    assert solve_error(pde, fields).max() < 0.5
+
+
+@every_entry
+def test_metadata_names_the_recipe_and_figures(entry):
+    info = Library().load(entry["pde"], entry["method"], entry["resolution"]).info
+    assert info.recipe
+    assert info.figures == entry["figures"]
+    assert "seed" in json.dumps(info.recipe)
+
+
+@pytest.mark.parametrize("pde", sorted({e["pde"] for e in ENTRIES if e["method"] != "base"}) or ["none"])
+def test_methods_draw_the_same_samples_up_to_their_tuning(pde):
+    """From the same noise: what a method tunes is the end of the trajectory, not which sample is drawn."""
+    library, samples = Library(), {}
+    for method in library.methods(pde):
+        fields, _ = draw_fields(library.load(pde, method), 10, 2, 0)
+        samples[method] = get_pde(pde).normalise(fields)
+    base = samples.pop("base")
+    for fields in samples.values():
+        assert not torch.equal(fields, base)
+        assert (fields - base).norm() < 0.3 * base.norm()

@@ -1,0 +1,173 @@
+"""Several models from the same noise: requests, previews, figures, words, files."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pirf_app.comparison import Comparison, Preview, Settings, check_settings, compare, conclude, last, whole_number
+from pirf_app.evaluation import draw_fields, residual_rms, solve_error
+from pirf_app.exports import csv_text, read_npz, write_npz
+from pirf_app.pdes import get_pde
+from pirf_app.pdes.base import InputError
+
+METHODS = ["base", "pirf"]
+
+
+@pytest.fixture(scope="module")
+def events(library):
+    return list(compare(library, "poisson", METHODS, 3, 2, 5))
+
+
+@pytest.fixture(scope="module")
+def comparison(events):
+    return events[-1]
+
+
+def test_one_preview_per_step_and_method_then_the_result(events):
+    assert [(e.method, e.step) for e in events[:-1]] == [(m, k) for k in (1, 2, 3) for m in METHODS]
+    assert all(isinstance(e, Preview) and e.fields.shape == (2, 2, 64, 64) for e in events[:-1])
+    assert [e.nfe for e in events[:-1:2]] == [2, 4, 5]
+    assert isinstance(events[-1], Comparison)
+
+
+def test_fields_are_what_the_sampler_gives_for_that_seed(library, comparison):
+    for result in comparison.results:
+        fields, nfe = draw_fields(library.load("poisson", result.method), 3, 2, 5)
+        np.testing.assert_allclose(result.fields, fields.numpy(), atol=1e-6)
+        assert result.row["nfe"] == nfe
+
+
+def test_figures_are_those_of_the_evaluation(comparison):
+    pde = get_pde("poisson")
+    for result in comparison.results:
+        fields = torch.from_numpy(result.fields)
+        assert result.samples["residual_rms"] == pytest.approx(residual_rms(pde, fields).tolist())
+        assert result.samples["solve_error"] == pytest.approx(solve_error(pde, fields).tolist())
+        np.testing.assert_allclose(result.solution, pde.solve(fields).numpy())
+        assert result.row["residual_ratio"] == result.row["residual_rms"] / comparison.results[0].row["residual_rms"]
+    assert comparison.floors["residual_rms"] < 1e-3 < comparison.results[0].row["residual_rms"]
+
+
+def test_first_sample_does_not_depend_on_their_number(library, comparison):
+    alone = last(compare(library, "poisson", ["base"], 3, 1, 5))
+    np.testing.assert_allclose(alone.results[0].fields[0], comparison.results[0].fields[0], atol=2e-3)
+
+
+def test_methods_come_in_the_order_of_the_library(library):
+    assert check_settings(library, "darcy", ["pirf", "base"], 10.0, 4.0, "7").methods == ("base", "pirf")
+    assert check_settings(library, "darcy", ["base", "base"], 10, 4, 7).methods == ("base",)
+
+
+def test_schedule_can_be_overridden(library):
+    narrow = last(compare(library, "poisson", ["base"], 3, 1, 5, sigma_min=0.1))
+    wide = last(compare(library, "poisson", ["base"], 3, 1, 5, sigma_min=0.01))
+    assert not np.allclose(narrow.results[0].fields, wide.results[0].fields)
+
+
+GOOD = {"pde": "darcy", "methods": METHODS, "steps": 5, "n": 1, "seed": 0}
+BAD = [
+    {"pde": "heat"},
+    {"pde": None},
+    {"methods": []},
+    {"methods": "base"},
+    {"methods": ["magic"]},
+    {"methods": [3]},
+    *({"steps": x} for x in (0, 1, 81, 1e9, math.nan, math.inf, "ten", True, None, 5.5, [5])),
+    *({"n": x} for x in (0, 9, -1, math.nan, "2", False, 1.5)),
+    *({"seed": x} for x in (-1, 2**63, 1e30, math.nan, "x", "", "-3", "1.5", "9" * 30, True, None, "²")),
+    *({"sigma_min": x} for x in (0, -1, math.nan, "low", True, 1e9)),
+    {"sigma_max": 1e-3},
+    {"sigma_min": 5.0, "sigma_max": 4.0},
+    {"rho": 0},
+    {"rho": "7"},
+]
+
+
+@pytest.mark.parametrize("change", BAD, ids=str)
+def test_bad_requests_are_answered_with_one_sentence(library, change):
+    with pytest.raises(InputError) as caught:
+        compare(library, **GOOD | change)
+    sentence = str(caught.value)
+    assert 10 < len(sentence) < 250
+    assert "\n" not in sentence
+
+
+def test_whole_numbers():
+    assert whole_number("n", 10.0, 1, 80) == 10
+    assert whole_number("seed", str(2**63 - 1), 0, 2**63 - 1, text=True) == 2**63 - 1
+    assert whole_number("seed", 2**63 - 1, 0, 2**63 - 1) == 2**63 - 1
+
+
+def made_up(*pairs: tuple[float, float], amplitude: float = 1.0) -> Comparison:
+    """A comparison whose methods have these residuals and forward-solve errors."""
+    from pirf_app.comparison import MethodResult
+
+    empty = np.zeros((1, 2, 8, 8), np.float32)
+    results = []
+    for i, (residual, error) in enumerate(pairs):
+        row = {"method": METHODS[i], "steps": 10, "residual_rms": residual, "solve_error_median": error}
+        row["amplitude"] = [amplitude if i else 1.0, 1.0]
+        results.append(MethodResult(METHODS[i], empty, empty[:, 0], empty, {}, row))
+    floors = {"residual_rms": 1e-5, "solve_error_median": 0.0, "boundary_rms": 0.0}
+    return conclude(Settings("darcy", tuple(METHODS[: len(pairs)]), 10, 1, 0), results, floors)
+
+
+def test_sentence_for_a_gain():
+    made = made_up((4.1, 0.030), (1.0, 0.018))
+    assert made.sentence == "PIRF: 4.1x lower residual at the same 10 steps; forward-solve error 1.8 % against 3.0 %."
+    assert made.notes == ()
+
+
+def test_sentence_for_a_loss_and_for_a_draw():
+    assert "2.0x higher residual" in made_up((1.0, 0.03), (2.0, 0.03)).sentence
+    assert "the same residual" in made_up((1.0, 0.03), (1.01, 0.03)).sentence
+    assert "5.0 % against 3.0 %, which is worse." in made_up((1.0, 0.03), (0.5, 0.05)).sentence
+
+
+def test_sentence_for_one_method():
+    assert "residual RMS 4.1 at 10 steps" in made_up((4.1, 0.03)).sentence
+
+
+def test_notes_tell_gains_that_are_none():
+    assert "residual falls while the forward-solve error rises" in made_up((1.0, 0.03), (0.5, 0.05)).notes[0]
+    assert "below the data floor" in made_up((1.0, 0.03), (1e-7, 0.02)).notes[0]
+    assert "permeability a varies 20.0 % smaller" in made_up((1.0, 0.03), (0.5, 0.02), amplitude=0.8).notes[0]
+
+
+def test_npz_has_the_contract_and_comes_back(comparison, tmp_path):
+    path = write_npz(comparison, tmp_path / "out.npz")
+    with np.load(path, allow_pickle=False) as data:
+        assert data["fields"].shape == data["solution"].shape == (2, 2, 64, 64)
+        assert data["residual"].shape == (2, 64, 64)
+        assert data["fields"].dtype == np.float32
+        assert data["noise_seed"] == 5
+        assert json.loads(str(data["meta"]))["settings"]["pde"] == "poisson"
+        np.testing.assert_array_equal(data["pirf_fields"], data["fields"])
+    again = read_npz(path)
+    assert again.to_dict() == comparison.to_dict()
+    np.testing.assert_array_equal(again.results[0].fields, comparison.results[0].fields)
+
+
+def test_damaged_files_are_refused(comparison, tmp_path):
+    path = write_npz(comparison, tmp_path / "out.npz")
+    whole = path.read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for name, content in {"cut.npz": whole[: len(whole) // 2], "empty.npz": b"", "text.npz": b"hello"}.items():
+        (tmp_path / name).write_bytes(content)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name in ("cut", "empty", "text", "other", "missing", "flipped"):
+        with pytest.raises(InputError, match=f"{name}.npz cannot be read"):
+            read_npz(tmp_path / f"{name}.npz")
+
+
+def test_csv_has_a_line_per_method_and_sample(comparison):
+    rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
+    assert [(r["method"], r["sample"]) for r in rows] == [(m, str(k)) for m in METHODS for k in range(2)]
+    assert float(rows[0]["residual_rms"]) == pytest.approx(comparison.results[0].samples["residual_rms"][0], rel=1e-4)

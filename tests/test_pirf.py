@@ -1,0 +1,312 @@
+"""PIRF: what an update does, what it leaves alone, and that runs can be stopped, resumed and repeated."""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from test_checkpoints import info_of
+from tiny import tiny_config
+
+from pirf_app.checkpoints import Checkpoint, InputError, Library, load_checkpoint, read_info
+from pirf_app.diffusion.denoiser import Denoiser
+from pirf_app.diffusion.prior import GaussianPrior
+from pirf_app.diffusion.sampler import heun, initial_noise
+from pirf_app.methods.pirf import DivergedError, PirfConfig, PirfStep, PirfTuning, PoolStep
+from pirf_app.methods.rewards import ResidualReward
+from pirf_app.pdes import get_pde, pde_names
+
+every_pde = pytest.mark.parametrize("name", pde_names())
+SMALL = PirfConfig(
+    updates=12, pool=16, pool_steps=(6,), batch=8, learning_rate=1e-3, warmup=2, validate_every=6, validation=4,
+)  # fmt: skip
+
+
+def tiny_base(name: str = "poisson") -> Checkpoint:
+    """The best linear denoiser of the benchmark on 16 x 16, with an untrained network on top."""
+    pde = get_pde(name)
+    torch.manual_seed(0)
+    model = Denoiser(tiny_config(name, rank=24), 24, 8)
+    model.prior.load_state_dict(GaussianPrior.fit(pde.normalise(pde.generate(100, 16, 1)), 24, 8).state_dict())
+    return Checkpoint(model.eval().requires_grad_(False), info_of(model, name), "ab" * 32)
+
+
+def updates_of(run: PirfTuning) -> list[PirfStep]:
+    return [event for event in run.run() if isinstance(event, PirfStep)]
+
+
+def weights_of(run: PirfTuning) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in (*run.parameters, *run.average)]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def fixed_loss(run: PirfTuning) -> float:
+    """The reward's loss over the whole pool: the updates see batches of it."""
+    with torch.no_grad():
+        return sum(run._loss(run.pool.x[k], run.pool.sample[k], k)[0].item() for k in run.pool.x)
+
+
+@every_pde
+def test_events(name):
+    events = list(PirfTuning(tiny_base(name), SMALL).run())
+    pool = [e for e in events if isinstance(e, PoolStep)]
+    steps = [e for e in events if isinstance(e, PirfStep)]
+    assert pool + steps == events
+    assert pool
+    assert all(0 <= e.done <= e.total for e in pool)
+    assert [e.update for e in steps] == list(range(1, 13))
+    assert [e.update for e in steps if e.validation_residual is not None] == [6, 12]
+    assert all(torch.tensor([e.loss, e.residual_rms, e.anchor, e.drift]).isfinite().all() for e in steps)
+    seconds = [e.seconds for e in steps]
+    assert seconds == sorted(seconds)
+
+
+@every_pde
+@pytest.mark.parametrize(
+    "changes", [{}, {"last_steps": 2}, {"trainable": "last"}, {"trainable": "all"}, {"norm": "plain"}], ids=str
+)
+def test_a_few_updates_lower_the_loss_of_the_pool(name, changes):
+    run = PirfTuning(tiny_base(name), replace(SMALL, updates=20, learning_rate=2e-3, **changes))
+    events = run.run()
+    while not isinstance(next(events), PirfStep):
+        pass
+    before = fixed_loss(run)
+    list(events)
+    assert fixed_loss(run) < 0.99 * before
+
+
+def test_loss_starts_at_the_number_of_its_norms():
+    for norm, start in (("plain", 1.0), ("two-norm", 2.0)):
+        run = PirfTuning(tiny_base(), replace(SMALL, norm=norm, batch=256, updates=1))
+        assert updates_of(run)[0].loss == pytest.approx(start, rel=0.1)
+
+
+def test_only_the_chosen_layers_change_and_the_base_never_does():
+    base = tiny_base()
+    before = {k: v.clone() for k, v in base.denoiser.state_dict().items()}
+    for trainable in ("last", "highres"):
+        run = PirfTuning(base, replace(SMALL, updates=3, trainable=trainable))
+        list(run.run())
+        tuned = run.result()
+        changed = {k for k, v in tuned.expert.state_dict().items() if not torch.equal(v, before[k])}
+        allowed = {f"network.{n}" for n, p in run.model.expert.network.named_parameters() if p.requires_grad}
+        assert changed
+        assert changed <= allowed
+        assert all(torch.equal(v, before[k]) for k, v in base.denoiser.state_dict().items())
+        assert all(torch.equal(v, before[k]) for k, v in tuned.base.state_dict().items())
+        assert not any(p.requires_grad for p in tuned.parameters())
+
+
+@pytest.mark.parametrize("last_steps", [1, 2])
+@pytest.mark.parametrize("steps", [6, 12])
+def test_trajectory_down_to_the_handover_is_the_base_models(last_steps, steps):
+    """Tuning must not touch what is drawn: both models share every state down to the handover, at any step count."""
+    run = PirfTuning(tiny_base(), replace(SMALL, last_steps=last_steps, learning_rate=1e-2))
+    list(run.run())
+    tuned, noise, schedule = run.result(), initial_noise(2, (2, 16, 16), 5), run._schedule(steps)
+    with torch.no_grad():
+        pairs = list(zip(heun(run.base.denoiser, noise, schedule), heun(tuned, noise, schedule), strict=True))
+    above = [torch.equal(a.x, b.x) for a, b in pairs if a.sigma >= tuned.handover * (1 - 1e-4)]
+    assert above
+    assert all(above)
+    assert not torch.equal(pairs[-1][0].x, pairs[-1][1].x)
+
+
+@pytest.mark.parametrize("last_steps", [1, 2])
+def test_what_is_trained_is_what_is_sampled(last_steps):
+    """From a pool state, the last K steps give the sample that the tuned model draws from the same noise."""
+    run = PirfTuning(tiny_base(), replace(SMALL, last_steps=last_steps, learning_rate=1e-2))
+    list(run.run())
+    run.average = [p.detach().clone() for p in run.parameters]
+    noise = initial_noise(2, (2, 16, 16), 5)
+    with torch.no_grad():
+        states = [step.x for step in heun(run.base.denoiser, noise, run._schedule(6))]
+        *_, last = heun(run.result(), noise, run._schedule(6))
+        torch.testing.assert_close(run.finish(states[-1 - last_steps], 6), last.x)
+
+
+def test_inputs_get_no_gradient_from_the_residual():
+    run = PirfTuning(tiny_base(), replace(SMALL, updates=1))
+    list(run.run())
+    x, before = run.pool.x[6][:4], run.pool.sample[6][:4]
+    sample = run.finish(x, 6).detach().requires_grad_()
+    run.finish = lambda x, steps: sample
+    reward, anchor, _ = run._loss(x, before, 6)
+    through_reward, through_anchor = (torch.autograd.grad(v, sample)[0] for v in (reward, anchor))
+    assert through_reward[:, 0].abs().max() == 0
+    assert through_reward[:, 1].abs().max() > 0
+    assert through_anchor[:, 1].abs().max() == 0
+
+
+def test_regularisation_holds_the_weights_and_the_anchor_holds_the_inputs():
+    base = tiny_base()
+    torch.manual_seed(1)
+    with torch.no_grad():  # a network that does something, so that its layers tie the inputs to the solution
+        for parameter in base.denoiser.network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+    def last(**changes):
+        return updates_of(PirfTuning(base, replace(SMALL, updates=20, learning_rate=3e-3, **changes)))[-1]
+
+    free = last(drift=0.0, anchor=0.0)
+    assert last(drift=1e5, anchor=0.0).drift < 0.5 * free.drift
+    assert last(drift=0.0, anchor=1e3).anchor < 0.5 * free.anchor
+
+
+def test_same_seed_same_result_and_another_seed_another():
+    runs = [PirfTuning(tiny_base(), replace(SMALL, seed=seed)) for seed in (3, 3, 4)]
+    for run in runs:
+        list(run.run())
+    assert same(weights_of(runs[0]), weights_of(runs[1]))
+    assert not same(weights_of(runs[0]), weights_of(runs[2]))
+
+
+@pytest.mark.parametrize("stop_after", ["pool", 5])
+def test_stop_and_resume_gives_the_same_result(tmp_path, stop_after):
+    config = replace(SMALL, pool_steps=(6, 9), last_steps=2)
+    straight = PirfTuning(tiny_base(), config)
+    list(straight.run())
+    broken = PirfTuning(tiny_base(), config)
+    events = broken.run()
+    for event in events:
+        if stop_after == "pool" or (isinstance(event, PirfStep) and event.update == stop_after):
+            break
+    events.close()
+    broken.save(tmp_path / "run.state")
+    resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
+    assert resumed.config == config
+    rest = updates_of(resumed)
+    assert rest[0].update == (1 if stop_after == "pool" else 6)
+    assert same(weights_of(straight), weights_of(resumed))
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    run = PirfTuning(tiny_base(), replace(SMALL, updates=2))
+    list(run.run())
+    run.save(tmp_path / "run.state")
+    resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
+    assert updates_of(resumed) == []
+    assert same(weights_of(run), weights_of(resumed))
+
+
+def test_a_run_belongs_to_its_base(tmp_path):
+    run = PirfTuning(tiny_base(), SMALL)
+    run.save(tmp_path / "run.state")
+    with pytest.raises(ValueError, match="base"):
+        PirfTuning.load(replace(tiny_base(), sha256="cd" * 32), tmp_path / "run.state")
+
+
+def test_whoever_listens_keeps_its_gradients():
+    """An event generator must not leave its no-gradient mode switched on for the caller between two events."""
+    for _ in PirfTuning(tiny_base(), replace(SMALL, updates=2)).run():
+        assert torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
+def test_export_and_load(tmp_path):
+    base = tiny_base()
+    run = PirfTuning(base, SMALL)
+    list(run.run())
+    path = tmp_path / "tuned.safetensors"
+    sha256 = run.export(path, {"residual_rms": 2.0})
+    info = read_info(path)
+    assert (info.method, info.parent, info.figures) == ("pirf", base.sha256, {"residual_rms": 2.0})
+    assert info.recipe["config"] == asdict(SMALL) | {"pool_steps": list(SMALL.pool_steps)}
+    loaded = load_checkpoint(path, lambda sha: base, sha256)
+    x, sigma = initial_noise(2, (2, 16, 16), 0), torch.tensor(run.model.handover)
+    expected, found = run.result()(x, sigma), loaded.denoiser(x, sigma)
+    assert (found - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_divergence_is_reported_and_leaves_finite_weights():
+    run = PirfTuning(tiny_base(), replace(SMALL, updates=60, warmup=1, learning_rate=1e15, clip=1e30))
+    with pytest.raises(DivergedError, match=r"^[^\n]+$"):
+        list(run.run())
+    assert all(p.isfinite().all() for p in run.result().parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"updates": 0}, {"updates": -1}, {"pool": 0}, {"batch": 0}, {"validation": 0}, {"warmup": 0},
+        {"last_steps": 0}, {"last_steps": 6}, {"last_steps": 99}, {"pool_steps": ()}, {"pool_steps": (1,)},
+        {"trainable": "encoder"}, {"norm": "l7"}, {"learning_rate": float("nan")}, {"learning_rate": -1.0},
+        {"error_weight": -1.0}, {"drift": float("inf")}, {"clip": 0.0}, {"ema": 1.5}, {"seed": -1}, {"seed": 2**63},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_recipes_are_refused_in_one_sentence(changes):
+    with pytest.raises(InputError, match=r"^[^\n]+$"):
+        list(PirfTuning(tiny_base(), replace(SMALL, **changes)).run())
+
+
+def test_largest_seed_works():
+    assert updates_of(PirfTuning(tiny_base(), replace(SMALL, updates=1, seed=2**63 - 1)))
+
+
+@every_pde
+def test_reward_prefers_solver_data(name):
+    pde = get_pde(name)
+    data = pde.generate(4, 16, 3)
+    broken = data.clone()
+    broken[:, pde.solution_channels] *= 1.2
+    for norm in ("plain", "two-norm"):
+        reward = ResidualReward.calibrated(pde, broken, norm)
+        assert reward.loss(data) < 1e-4
+        assert reward.loss(broken).item() == pytest.approx(1.0 if norm == "plain" else 2.0, rel=1e-3)
+
+
+def test_two_norms_see_what_the_plain_one_overlooks():
+    """The same residual RMS at a low frequency stands for a far larger error of the solution."""
+    pde, fields = get_pde("poisson"), get_pde("poisson").generate(1, 32, 3).double()
+    line = torch.linspace(0, 1, 32, dtype=torch.float64)
+    losses = {"plain": [], "two-norm": []}
+    broken = fields.clone()
+    broken[:, 1] *= 1.1
+    for k in (1, 20):
+        mode = torch.outer((torch.pi * k * line).sin(), (torch.pi * k * line).sin())
+        for norm, values in losses.items():
+            reward = ResidualReward.calibrated(pde, broken, norm)
+            values.append(reward.loss(fields + torch.stack([mode, torch.zeros_like(mode)])).item())
+    assert losses["plain"][0] == pytest.approx(losses["plain"][1], rel=1e-3)
+    assert losses["two-norm"][0] > 5 * losses["two-norm"][1]
+
+
+TUNING = """
+import torch
+from test_pirf import SMALL, replace, tiny_base, updates_of, PirfTuning
+
+base = tiny_base()
+base.denoiser.autocast = {autocast}
+base.denoiser.to(memory_format=torch.{layout})
+assert len(updates_of(PirfTuning(base, replace(SMALL, updates=3, trainable="highres")))) == 3
+print("done")
+"""
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
+def test_tuning_does_not_crash_the_process(autocast, layout, request):
+    """torch 2.13 on CPU dies in the backward pass of a partly frozen network in channels_last layout."""
+    paths = os.pathsep.join(map(str, (request.config.rootpath, request.path.parent)))
+    run = subprocess.run(
+        [sys.executable, "-c", TUNING.format(autocast=autocast, layout=layout)],
+        capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr or "no message: the process crashed"
+    assert run.stdout.strip() == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Library().manifest(), reason="no checkpoints are bundled yet")
+@every_pde
+def test_tuning_a_bundled_model_improves_what_the_reward_never_saw(name):
+    run = PirfTuning(Library().load(name, "base"), PirfConfig(updates=60, pool=64, validate_every=5, validation=16))
+    checks = [e for e in updates_of(run) if e.validation_residual is not None]
+    assert checks[-1].validation_residual < 0.9 * checks[0].validation_residual
+    assert checks[-1].validation_solve_error < 1.05 * checks[0].validation_solve_error
