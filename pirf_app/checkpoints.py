@@ -18,15 +18,19 @@ from torch import Tensor, nn
 
 from .diffusion.denoiser import Denoiser
 from .diffusion.network import NetworkConfig
+from .diffusion.prior import MAX_MODES, MAX_RANK
 from .diffusion.sampler import Schedule
 from .diffusion.tuned import TunedDenoiser
 from .pdes import get_pde
-from .pdes.base import InputError
+from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 
 FORMAT_VERSION = 1
 MAX_BYTES = 200 * 2**20
-MAX_WIDTH, MAX_RESOLUTION, MAX_MODES, MAX_RANK = 512, 512, 128, 1024
 DTYPES = {"F16", "BF16", "F32"}
+KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
+ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
+ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
@@ -90,7 +94,7 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> str:
         k: v.detach().cpu().to(torch.float16 if half(k) else torch.float32).contiguous() for k, v in tensors.items()
     }
     temporary = path.with_suffix(".tmp")
-    save_file(packed, temporary, {"format": "pirf", "info": json.dumps(asdict(info), sort_keys=True)})
+    save_file(packed, temporary, {KEY: json.dumps(asdict(info), sort_keys=True)})
     temporary.replace(path)
     return file_sha256(path)
 
@@ -100,70 +104,74 @@ def changed_tensors(model: TunedDenoiser) -> dict[str, Tensor]:
     return {k: v for k, v in model.expert.state_dict().items() if not torch.equal(v, base[k])}
 
 
+def unreadable(what: object, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{what} cannot be read ({type(error).__name__}: {shown(str(error), 120)})")
+
+
 def read_info(path: Path) -> CheckpointInfo:
     """The metadata of a checkpoint file, checked. Raises CheckpointError."""
-    name = Path(path).name
+    name, metadata = Path(path).name or str(path), {}
     try:
         size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{name} is {size / 2**20:.0f} MB; a checkpoint has at most {MAX_BYTES >> 20} MB")
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+        if size <= MAX_BYTES:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint file {path}") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{name} is not a complete safetensors file ({error})") from None
-    if metadata.get("format") != "pirf" or "info" not in metadata:
-        raise CheckpointError(
-            f"{name} is a safetensors file but not a checkpoint of this app: it has no 'pirf' metadata"
-        )
+        raise CheckpointError(f"{name} is not a complete safetensors file ({shown(str(error), 120)})") from None
+    except ValueError as error:  # a path that no file can have
+        raise unreadable(shown(str(path)), error) from None
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{name} is {size / 2**20:.0f} MB; a checkpoint has at most {MAX_BYTES >> 20} MB")
+    if set(metadata) != {KEY}:
+        raise CheckpointError(f"{name} is not a checkpoint of this app: its metadata must be '{KEY}' and nothing else")
     try:
-        values = json.loads(metadata["info"])
-        if values["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{name} has format version {values['format_version']}; this app reads {FORMAT_VERSION}"
-            )
-        unknown = set(values) - {f.name for f in fields(CheckpointInfo)}
+        values = json.loads(metadata[KEY])
+        version, unknown = values["format_version"], set(values) - {f.name for f in fields(CheckpointInfo)}
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise InputError(f"the format version is {shown(version)}, and this app reads {FORMAT_VERSION}")
         if unknown:
-            raise CheckpointError(f"{name} has unknown metadata: {', '.join(sorted(unknown))}")
+            raise InputError(f"unknown metadata {shown(sorted(unknown), 120)}")
         info = CheckpointInfo(**values)
-        _check_info(info, name)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise CheckpointError(str(error)) from None
-        raise CheckpointError(f"the metadata of {name} cannot be read ({type(error).__name__}: {error})") from None
+        _check_info(info)
+    except InputError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    except MALFORMED as error:
+        raise unreadable(f"the metadata of {name}", error) from None
     return info
 
 
-def _check_info(info: CheckpointInfo, name: str) -> None:
-    get_pde(info.pde)
-    config = NetworkConfig.from_dict(info.network)
-    widths = [config.base_channels * m for m in config.multipliers]
-    sane = (
-        4 <= info.resolution == config.resolution <= MAX_RESOLUTION
-        and 0 < min(widths) <= max(widths) <= MAX_WIDTH
-        and len(widths) <= 6
-        and 1 <= config.blocks <= 8
-        and 0 <= info.prior_rank <= MAX_RANK
-        and 1 <= info.prior_modes <= min(MAX_MODES, info.resolution)
-        and config.out_channels == len(get_pde(info.pde).channels)
-        and config.in_channels == config.out_channels * (2 if info.prior_rank else 1)
-    )
-    if not sane:
-        raise CheckpointError(f"{name} describes a network that this app does not build: {info.network}")
+def _check_info(info: CheckpointInfo) -> None:
+    channels = len(get_pde(info.pde).channels)
+    network = NetworkConfig.from_dict(info.network).check()
+    check_whole("resolution", info.resolution, 8, MAX_RESOLUTION)
+    check_whole("prior_rank", info.prior_rank, 0, MAX_RANK)
+    check_whole("prior_modes", info.prior_modes, 1, min(MAX_MODES, network.resolution))
+    shape = (info.resolution, channels * (2 if info.prior_rank else 1), channels)
+    if shape != (network.resolution, network.in_channels, network.out_channels) or network.to_dict() != info.network:
+        raise InputError(f"the network does not fit {info.pde} at a resolution of {info.resolution}")
     if info.normalisation != normalisation_of(info.pde):
-        raise CheckpointError(f"{name} was trained with another normalisation of {info.pde} fields")
+        raise InputError(f"it was trained with another normalisation of {info.pde} fields")
+    if not isinstance(info.method, str) or not info.method.strip():
+        raise InputError(f"the method must be a name, not {shown(info.method)}")
+    if not isinstance(info.recipe, dict) or not isinstance(info.figures, dict):
+        raise InputError("recipe and figures must be tables of values")
+    if info.schedule.to_dict() != info.sampler:
+        raise InputError("the sampler must name steps, sigma_min, sigma_max and rho")
     if (info.parent is None) != (info.handover is None):
-        raise CheckpointError(f"{name} must name both its parent and its handover noise level, or neither")
-    if info.handover is not None and not 0 < float(info.handover) < 1e4:
-        raise CheckpointError(f"{name} has a handover noise level of {info.handover}; it must be above 0")
-    _ = info.schedule
+        raise InputError("both the parent and the handover noise level must be named, or neither")
+    if info.parent is not None:
+        check_number("the handover noise level", info.handover, 1e-4, 1e4)
+        if not isinstance(info.parent, str):
+            raise InputError(f"the parent must be a SHA-256, not {shown(info.parent)}")
 
 
 def load_checkpoint(
     path: Path, find_parent: Callable[[str], Checkpoint], expected_sha256: str | None = None
 ) -> Checkpoint:
-    """Reads a file strictly: metadata, keys, shapes, dtypes and finite values must all be right.
+    """Reads a file strictly: metadata, keys, shapes, dtypes and finite values must all be right; memory for the model
+    is taken only after that.
 
     `find_parent(sha256)` supplies the parent of a tuned file. Raises CheckpointError with one sentence."""
     path = Path(path)
@@ -171,49 +179,51 @@ def load_checkpoint(
     sha256 = file_sha256(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
+    size = (NetworkConfig.from_dict(info.network), info.prior_rank, info.prior_modes)
     if info.parent is None:
-        model: Denoiser | TunedDenoiser = Denoiser(
-            NetworkConfig.from_dict(info.network), info.prior_rank, info.prior_modes
-        )
-        target = model
+        with torch.device("meta"):
+            expected = Denoiser(*size).state_dict()
+        tensors = _read_tensors(path, expected, whole=True)
+        model: Denoiser | TunedDenoiser = Denoiser(*size)
+        model.load_state_dict(tensors)
     else:
         parent = find_parent(info.parent)
-        if parent.info.network != info.network or parent.info.pde != info.pde:
-            raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
         if not isinstance(parent.denoiser, Denoiser):
             raise CheckpointError(f"{path.name} continues a tuned checkpoint; its parent must be a base one")
+        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior_rank", "prior_modes")):
+            raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
+        tensors = _read_tensors(path, parent.denoiser.state_dict(), whole=False)
         model = TunedDenoiser(parent.denoiser, float(info.handover))
-        target = model.expert
-    expected = target.state_dict()
-    try:
-        with safe_open(path, "pt") as file:
-            keys = set(file.keys())
-            _check_keys(path.name, keys, set(expected), whole=info.parent is None)
-            tensors = {}
-            for key in keys:
-                part = file.get_slice(key)
-                if part.get_dtype() not in DTYPES:
-                    raise CheckpointError(
-                        f"{path.name}: {key} has dtype {part.get_dtype()}; allowed are F16, BF16, F32"
-                    )
-                if list(part.get_shape()) != list(expected[key].shape):
-                    shapes = f"{part.get_shape()} where {list(expected[key].shape)}"
-                    raise CheckpointError(f"{path.name}: {key} has shape {shapes} is needed")
-                tensors[key] = file.get_tensor(key).float()
-                if not tensors[key].isfinite().all():
-                    raise CheckpointError(f"{path.name}: {key} holds values that are not finite")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is not a complete safetensors file ({error})") from None
-    target.load_state_dict(tensors, strict=info.parent is None)
+        model.expert.load_state_dict(tensors, strict=False)
     return Checkpoint(model.eval().requires_grad_(False), info, sha256)
 
 
-def _check_keys(name: str, found: set[str], expected: set[str], whole: bool) -> None:
-    unknown, missing = sorted(found - expected), sorted(expected - found) if whole else []
-    if unknown or missing or not found:
-        what = [f"unknown tensors {', '.join(unknown[:3])}"] if unknown else []
-        what += [f"missing tensors {', '.join(missing[:3])}"] if missing else []
-        raise CheckpointError(f"{name} does not fit its network: {'; '.join(what) or 'it holds no tensors'}")
+def _read_tensors(path: Path, expected: dict[str, Tensor], whole: bool) -> dict[str, Tensor]:
+    """The tensors of a file in float32, those of `expected` by name and shape: all of them if `whole`, else some."""
+    tensors, name = {}, path.name
+    try:
+        with safe_open(path, "pt") as file:
+            keys = set(file.keys())
+            unknown, missing = sorted(keys - set(expected)), sorted(set(expected) - keys) if whole else []
+            for what, which in (("unknown", unknown), ("missing", missing)):
+                if which:
+                    raise CheckpointError(f"{name} does not fit its network: {what} tensors {shown(which[:3], 120)}")
+            if not keys:
+                raise CheckpointError(f"{name} holds no tensors")
+            parts = {key: file.get_slice(key) for key in keys}
+            for key, part in parts.items():
+                if part.get_dtype() not in DTYPES:
+                    raise CheckpointError(f"{name}: {key} has dtype {part.get_dtype()}; allowed are F16, BF16, F32")
+                if list(part.get_shape()) != list(expected[key].shape):
+                    shapes = f"{part.get_shape()} where {list(expected[key].shape)}"
+                    raise CheckpointError(f"{name}: {key} has shape {shapes} is needed")
+            for key in parts:
+                tensors[key] = file.get_tensor(key).float()
+                if not tensors[key].isfinite().all():
+                    raise CheckpointError(f"{name}: {key} holds values that are not finite")
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is not a complete safetensors file ({shown(str(error), 120)})") from None
+    return tensors
 
 
 class Library:
@@ -224,12 +234,20 @@ class Library:
 
     def manifest(self) -> list[dict]:
         """Entries `{name, file, sha256, size, pde, resolution, method, parent, figures}`; [] where there is none."""
+        path = self.folder / "manifest.json"
         try:
-            return json.loads((self.folder / "manifest.json").read_text())["models"]
+            entries = json.loads(path.read_text())["models"]
+            if not isinstance(entries, list):
+                raise TypeError("models must be a list")
+            for entry in entries:
+                wrong = [key for key, kind in ENTRY.items() if not isinstance(entry[key], kind)]
+                if wrong or Path(entry["file"]).name != entry["file"]:
+                    raise TypeError(f"an entry has a wrong {(wrong or ['file'])[0]}")
+            return entries
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.folder / 'manifest.json'} cannot be read ({error})") from None
+        except (OSError, *MALFORMED) as error:
+            raise unreadable(path, error) from None
 
     def write_manifest(self) -> list[dict]:
         """Lists every readable checkpoint of the folder afresh."""

@@ -5,10 +5,8 @@ standard output carries results only.
 """
 
 import json
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +14,24 @@ import numpy as np
 import typer
 
 from .checkpoints import CheckpointError, Library, load_checkpoint
+from .cli_parts import (
+    check_count,
+    check_folder,
+    check_memory,
+    report_progress,
+    run_with_saves,
+    say,
+    split,
+    state_beside,
+    whole_numbers,
+)
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import check_steps
 from .evaluation import draw_fields, environment, evaluate, figures, floors
 from .exports import write_first_view
-from .methods.pirf import PRESETS, DivergedError, PirfConfig, PirfTuning, PoolStep
+from .methods.pirf import PirfTuning
+from .methods.pirf_config import PRESETS, DivergedError, PirfConfig
 from .methods.rewards import NORMS
 from .pdes import InputError, get_pde, pde_names
 from .report import format_table
@@ -30,39 +40,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
 app.add_typer(models, name="models")
 
-MAX_SAMPLES = 100_000
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
 Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]
 Out = Annotated[Path, typer.Option(help="file to write")]
 _PRETRAIN, _PIRF, _NETWORK = PretrainConfig(), PirfConfig(), NetworkConfig()
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def check_count(n: int) -> int:
-    if not 1 <= n <= MAX_SAMPLES:
-        raise InputError(f"n must be a whole number from 1 to {MAX_SAMPLES}, not {n}")
-    return n
-
-
-def check_folder(path: Path) -> Path:
-    """`path` itself if a file can be put there. Raises InputError before any work is done."""
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist, so {path.name} cannot be written")
-    return path
-
-
-def split(values: str, all_values: list[str]) -> list[str]:
-    return all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
-
-
-def whole_numbers(name: str, values: str) -> list[int]:
-    try:
-        return [int(v) for v in values.split(",")]
-    except ValueError:
-        raise InputError(f"{name} must be whole numbers separated by commas, not {values!r}") from None
 
 
 @app.command()
@@ -113,8 +94,11 @@ def evaluate_command(
     check_count(n)
     if json_path:
         check_folder(json_path)
-    library, names = Library(), split(pde, pde_names())
-    chosen = [library.resolve(name, method) for name in names for method in split(methods, library.methods(name))]
+    library, names = Library(), split("pde", pde, pde_names())
+    chosen = []
+    for name in names:
+        known = library.methods(name, get_pde(name).default_resolution)
+        chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
     rows = []
     for checkpoint in chosen:
         for count in counts:
@@ -132,7 +116,9 @@ def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, o
     """Generate solver data and write it with its residual to an .npz file."""
     check_folder(out)
     problem = get_pde(pde)
-    made = problem.generate(check_count(n), resolution, seed)
+    problem.check_request(check_count(n), resolution, seed)
+    check_memory(n, resolution)
+    made = problem.generate(n, resolution, seed)
     meta = {"pde": pde, "resolution": resolution, "seed": seed, "channels": [c.name for c in problem.channels]}
     with open(out, "wb") as file:
         np.savez_compressed(
@@ -141,26 +127,14 @@ def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, o
     print(f"wrote {n} {pde} fields to {out}")
 
 
-def run_with_saves(run: Pretraining | PirfTuning, state: Path, interval: float) -> Iterator:
-    """The events of `run.run()`; its state is saved every `interval` seconds and at the end."""
-    saved = time.monotonic()
-    try:
-        for event in run.run():
-            if time.monotonic() - saved >= interval:
-                run.save(state)
-                saved = time.monotonic()
-            yield event
-    finally:
-        run.save(state)
-
-
 @app.command()
 def pretrain(
     pde: Pde = "darcy",
     out: Out = Path("base.safetensors"),
     samples: Annotated[
-        int, typer.Option(help="training samples; the learning rate decays over them")
-    ] = _PRETRAIN.samples,
+        int | None,
+        typer.Option(help=f"samples to train on (default: {_PRETRAIN.samples}); the learning rate decays over them"),
+    ] = None,
     batch: int = _PRETRAIN.batch,
     learning_rate: float = _PRETRAIN.learning_rate,
     resolution: int = _NETWORK.resolution,
@@ -175,13 +149,16 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
     save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 240.0,
 ) -> None:
-    """Train a base checkpoint on fresh solver data. The state for --resume is kept in OUT.state."""
-    problem, state = get_pde(pde), check_folder(out).with_suffix(".state")
+    """Train a base checkpoint on fresh solver data. The state for --resume is kept beside OUT, with the suffix .state;
+    a resumed run keeps its options, but --samples may set a new length."""
+    problem, state = get_pde(pde), state_beside(out)
     if resume and state.exists():
         run = Pretraining.load(problem, state)
+        if samples is not None:
+            run.config = replace(run.config, samples=samples)
     else:
-        c = len(problem.channels)
-        config = PretrainConfig(samples, batch, learning_rate, prior_rank=prior_rank, sigma_min=sigma_min, seed=seed)
+        c, length = len(problem.channels), _PRETRAIN.samples if samples is None else samples
+        config = PretrainConfig(length, batch, learning_rate, prior_rank=prior_rank, sigma_min=sigma_min, seed=seed)
         widths = tuple(whole_numbers("multipliers", multipliers))
         run = Pretraining(
             problem, NetworkConfig(resolution, 2 * c if prior_rank else c, c, channels, widths, blocks), config
@@ -224,7 +201,7 @@ def finetune(
     """Tune a base checkpoint with the physics reward. The state for --resume is kept in OUT.state."""
     if method != "pirf":
         raise InputError(f"unknown fine-tuning method {method!r}: choose pirf")
-    state = check_folder(out).with_suffix(".state")
+    state = state_beside(out)
     start = Library().resolve(pde, base)
     if resume and state.exists():
         run = PirfTuning.load(start, state)
@@ -247,16 +224,6 @@ def finetune(
         if file:
             file.close()
     print(f"wrote {out}, SHA-256 {run.export(out)}")
-
-
-def report_progress(event) -> None:
-    if isinstance(event, PoolStep):
-        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
-    elif event.validation_residual is not None:
-        say(
-            f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
-            f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"
-        )
 
 
 @app.command(name="first-view")
@@ -313,6 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = "stopped"
     except typer.Exit as stop:
         return stop.exit_code
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:
         message = str(error)
     say("Error: " + " ".join(message.split()))

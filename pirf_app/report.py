@@ -5,6 +5,10 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 COLUMNS = {
     "PDE": lambda r: r["pde"],
     "method": lambda r: r["method"],
@@ -14,7 +18,7 @@ COLUMNS = {
     "boundary RMS": lambda r: number(r["boundary_rms"], 2),
     "forward-solve error (median / p90)": lambda r: f"{r['solve_error_median']:.2%} / {r['solve_error_p90']:.2%}",
     "amplitude": lambda r: " ".join(f"{a:.3f}" for a in r["amplitude"]),
-    "diversity": lambda r: f"{r['diversity']:.3f}",
+    "diversity": lambda r: ratio(r["diversity"]),
     "conservation": lambda r: f"{r['conservation_rate']:.0%}",
     "spectrum error": lambda r: f"{r['spectrum_error']:.2f}",
     "sliced W1": lambda r: number(r["sliced_wasserstein"]),

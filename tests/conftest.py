@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pirf_app.checkpoints import BUNDLED, Library
+from pirf_app.diffusion import denoiser
 from pirf_app.exports import write_first_view
 
 
@@ -14,6 +15,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _float32():
+    """Models compute in float32 on every machine, so that tolerances mean the same everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoiser, "native_bfloat16", lambda device="cpu": False)
+        yield
 
 
 @pytest.fixture(scope="session")

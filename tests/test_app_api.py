@@ -79,7 +79,7 @@ def damaged(library, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named_and_the_others_work(damaged, first_view):
-    from pirf_app.ui.compare import problems
+    from pirf_app.ui.models import problems
     from pirf_app.ui.page import build
 
     said = problems(damaged)
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_named_and_the_others_work(damaged, first_view):
 
 
 def test_the_page_is_built_without_checkpoints_manifest_or_first_view(tmp_path):
-    from pirf_app.ui.compare import problems
+    from pirf_app.ui.models import problems
     from pirf_app.ui.page import build
 
     assert "no checkpoints" in problems(Library(tmp_path))[0]

@@ -165,6 +165,34 @@ def test_pretrain_and_resume(capsys):
     assert run("sample", "--pde", "poisson", "--method", "./a.safetensors", "--n", 1, "--steps", 2) == 0
 
 
+def test_a_resumed_run_may_be_lengthened_and_keeps_its_other_options():
+    tiny = ["--pde", "poisson", "--resolution", 16, "--channels", 8, "--multipliers", "1,2", "--prior-rank", 8]
+    assert run("pretrain", *tiny, "--batch", 8, "--samples", 16, "--out", "a.safetensors") == 0
+    for more, samples, updates in (([], 16, 2), (["--samples", 40, "--batch", 4, "--seed", 9], 40, 5)):
+        assert run("pretrain", "--pde", "poisson", "--out", "a.safetensors", "--resume", *more) == 0
+        recipe = Library().load_file("a.safetensors").info.recipe
+        found = [recipe["config"][key] for key in ("samples", "batch", "seed")]
+        assert (found, recipe["updates"]) == ([samples, 8, 0], updates)
+
+
+def test_a_state_that_cannot_be_resumed(capsys):
+    with open("a.state", "w") as file:
+        file.write("not a state")
+    assert "a.state" in refused(capsys, "pretrain", "--out", "a.safetensors", "--resume")
+    with open("b.safetensors", "w"), open("b.state", "wb"):
+        assert "b.state" in refused(capsys, "pretrain", "--out", "b.safetensors", "--resume")
+
+
+def test_errors_of_the_system_are_one_sentence(monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "data.npz")
+
+    monkeypatch.setattr(cli.np, "savez_compressed", full)
+    message = refused(capsys, "data", "--pde", "poisson", "--n", 1, "--resolution", 8)
+    assert "data.npz" in message
+    assert "No space left" in message
+
+
 TUNE = ["finetune", "--pde", "poisson", "--updates", 4, "--pool", 8, "--batch", 4, "--pool-steps", 5, "--seed", 1]
 
 
@@ -201,7 +229,7 @@ BAD = [
     ["sample", "--speed", "9"],
     *(["evaluate", "--pde", value] for value in ("stokes", "darcy,stokes", "", ",")),
     *(["evaluate", "--steps", value] for value in ("0", "5,x", "", "5,,10", "nan", "5,1000000000")),
-    *(["evaluate", "--methods", value] for value in ("magic", "", "base,magic")),
+    *(["evaluate", "--methods", value] for value in ("magic", "", ",", "base,magic")),
     ["evaluate", "--n", "0"],
     ["evaluate", "--seed", BIG],
     ["evaluate", "--json", "nowhere/report.json"],
@@ -226,7 +254,8 @@ PRETRAIN = {
     "prior-rank": [-1, 10**9],
     "sigma-min": [0, "nan"],
     "seed": [BIG, -1],
-    "out": ["nowhere/a.safetensors", "."],
+    "save-every": [0, "nan"],
+    "out": ["nowhere/a.safetensors", ".", "a.state"],
 }
 FINETUNE = {
     "pde": ["stokes"],
@@ -245,7 +274,7 @@ FINETUNE = {
     "anchor": [-1],
     "drift": ["inf"],
     "seed": [BIG, -1],
-    "out": ["nowhere/a.safetensors", "."],
+    "out": ["nowhere/a.safetensors", ".", "a.state"],
     "log": ["nowhere/events.jsonl", "."],
 }
 

@@ -7,10 +7,18 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_denoiser
 
-from pirf_app.diffusion.denoiser import Denoiser
+from pirf_app.checkpoints import read_info
+from pirf_app.diffusion.denoiser import Denoiser, native_bfloat16
 from pirf_app.diffusion.network import NetworkConfig, UNet
-from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining, denoising_loss
+from pirf_app.diffusion.pretraining import (
+    PRIOR_CHUNK,
+    PretrainConfig,
+    Pretraining,
+    denoising_loss,
+    training_data,
+)
 from pirf_app.diffusion.prior import GaussianPrior
+from pirf_app.diffusion.run_state import save_run
 from pirf_app.diffusion.sampler import initial_noise
 from pirf_app.pdes import InputError, get_pde, pde_names
 
@@ -206,6 +214,17 @@ def test_half_precision_is_finite_and_close(rank):
     assert (half - exact).norm() < 0.02 * exact.norm()
 
 
+def test_native_bfloat16_of_devices(monkeypatch):
+    assert native_bfloat16("cuda") is True
+    assert native_bfloat16("meta") is False
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
+        assert native_bfloat16() is native_bfloat16(torch.device("cpu")) is has
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert native_bfloat16() is False
+
+
 TINY_RUN = PretrainConfig(
     samples=320, batch=8, warmup_samples=32, ema_samples=100, prior_rank=8, prior_modes=8, prior_samples=64
 )
@@ -263,3 +282,89 @@ def test_a_run_belongs_to_its_pde(tmp_path):
     run.save(tmp_path / "run.safetensors")
     with pytest.raises(InputError, match="poisson"):
         Pretraining.load(get_pde("darcy"), tmp_path / "run.safetensors")
+
+
+@pytest.mark.parametrize("name", ["empty", "text", "other"])
+def test_a_damaged_state_is_refused(name, tmp_path):
+    path = tmp_path / "run.state"
+    if name == "other":
+        save_run(path, {"a": torch.zeros(1)}, torch.optim.Adam([torch.zeros(1)]), {"update": 3})
+    else:
+        path.write_text("" if name == "empty" else "not a state")
+    with pytest.raises(InputError, match=r"^[^\n]+$"):
+        Pretraining.load(get_pde("darcy"), path)
+
+
+@pytest.mark.parametrize(("rank", "modes"), [(0, 1), (24, 16)])
+def test_modes_are_those_of_the_grid(rank, modes, tmp_path):
+    """The default is 32 an axis; a smaller grid has fewer, and without a prior there is only the unused mean."""
+    run = tiny_run(config=replace(TINY_RUN, samples=8, prior_rank=rank, prior_modes=32))
+    list(run.run())
+    run.export(tmp_path / "a.safetensors")
+    info = read_info(tmp_path / "a.safetensors")
+    assert info.prior_modes == run.model.prior.modes == run.config.prior_modes == modes
+    run.save(tmp_path / "a.state")
+    assert Pretraining.load(run.pde, tmp_path / "a.state").config == run.config
+
+
+def test_longer_runs_decay_later(tmp_path):
+    """More samples for a resumed run: the decay is planned anew, and ends at zero after them."""
+    run = tiny_run()
+    list(run.run())
+    assert run.learning_rate() == pytest.approx(0)
+    run.save(tmp_path / "a.state")
+    longer = Pretraining.load(run.pde, tmp_path / "a.state")
+    longer.config = replace(longer.config, samples=640)
+    assert longer.learning_rate() == pytest.approx(0.5 * longer.config.learning_rate)
+    assert list(longer.run())[-1].samples == 640
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": 0}, {"samples": 8.0}, {"samples": True}, {"batch": 0}, {"batch": "8"}, {"batch": 10**9},
+        {"learning_rate": 0}, {"learning_rate": float("nan")}, {"learning_rate": 2}, {"learning_rate": "fast"},
+        {"warmup_samples": 0}, {"noise_mean": float("inf")}, {"noise_std": -1}, {"ema_samples": 0},
+        {"prior_rank": -1}, {"prior_rank": 1025}, {"prior_rank": 8.0}, {"prior_modes": 0}, {"prior_samples": 8},
+        {"sigma_min": 0}, {"sigma_min": 100}, {"sigma_min": None}, {"seed": -1}, {"seed": 2**63}, {"seed": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_recipes_are_refused(changes):
+    with pytest.raises(InputError, match=r"^[^\n]{,200}$"):
+        replace(TINY_RUN, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resolution": 7}, {"resolution": 18}, {"resolution": 16.0}, {"resolution": 1024}, {"in_channels": 0},
+        {"out_channels": True}, {"base_channels": 7}, {"base_channels": 2}, {"base_channels": 8.0},
+        {"base_channels": 10**6}, {"multipliers": ()}, {"multipliers": [1, 2]}, {"multipliers": (1, 0)},
+        {"multipliers": (1.0, 2)}, {"multipliers": (1,) * 7}, {"multipliers": (1, 1000)}, {"multipliers": 2},
+        {"multipliers": (1, 1, 1, 1, 1)}, {"blocks": 0}, {"blocks": 9}, {"attention": (8.5,)}, {"attention": None},
+        {"attention": (True,)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_networks_are_refused(changes):
+    config = NetworkConfig(16, 4, 2, 8, (1, 2, 2), 1, (8,))
+    assert config.check() is config
+    with pytest.raises(InputError, match=r"^[^\n]{,200}$"):
+        replace(config, **changes).check()
+
+
+def test_a_network_of_other_channels_is_refused():
+    with pytest.raises(InputError, match="channels"):
+        Pretraining(get_pde("darcy"), tiny_config("darcy", rank=0), TINY_RUN)
+    with pytest.raises(InputError, match="rank"):
+        tiny_run(config=replace(TINY_RUN, prior_rank=60, prior_modes=4))
+
+
+@pytest.mark.parametrize("name", pde_names())
+def test_training_data_is_not_that_of_a_small_seed(name):
+    pde = get_pde(name)
+    batches = [training_data(pde, 4, 8, seed, chunk) for seed in (0, 1) for chunk in (0, 1, PRIOR_CHUNK)]
+    held_out = [pde.normalise(pde.generate(4, 8, seed)) for seed in range(8)]
+    samples = torch.cat(batches + held_out).flatten(1)
+    assert len(torch.unique(samples, dim=0)) == len(samples)

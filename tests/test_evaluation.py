@@ -12,6 +12,7 @@ from pirf_app import evaluation
 from pirf_app.checkpoints import Checkpoint
 from pirf_app.evaluation import draw_fields, evaluate, figures, floors, reference_data, residual_rms, solve_error
 from pirf_app.pdes import get_pde, pde_names
+from pirf_app.report import format_table
 
 RESOLUTION, SAMPLES = 32, 48
 every_pde = pytest.mark.parametrize("name", pde_names())
@@ -86,6 +87,7 @@ def test_all_zero_fields_are_caught(name):
     assert found["diversity"] == 0
     assert found["spectrum_error"] > 3
     assert found["sliced_wasserstein"] > 3 * floor_of(name)["sliced_wasserstein"]
+    assert math.isfinite(found["spectrum_error"])
     assert not any(math.isnan(v) for v in found.values() if isinstance(v, float))
 
 
@@ -148,7 +150,14 @@ def test_report_row(name):
 
 @every_pde
 def test_a_single_sample_still_gives_valid_json(name):
-    json.dumps(evaluate(random_checkpoint(name), 2, 1, 0), allow_nan=False)
+    row = evaluate(random_checkpoint(name), 2, 1, 0)
+    json.dumps(row, allow_nan=False)
+    assert row["diversity"] is None
+    floor = floors(name, 16, 1)
+    assert floor["diversity"] is None
+    table = format_table([row], {name: floor})
+    assert table.count("| – |") == 2
+    assert "nan" not in table
 
 
 @every_pde

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.pdes.random_fields import BATCHES, POOL_NOISE, TRAINING_DATA, derived_seed, generator
 from pirf_app.pdes.stencils import rms
 
 every_pde = pytest.mark.parametrize("name", pde_names())
@@ -49,9 +50,9 @@ def test_sample_does_not_depend_on_how_many_are_drawn(name):
 
 @every_pde
 def test_large_seeds_are_streams_of_their_own(name):
-    """Training draws seeds from 2^40 up: sample 0 there must not be some sample of a small seed."""
+    """Training draws seeds of 2^62 and more: samples there must not be some sample of a small seed."""
     small = data(name, 257, 8)
-    for seed in (SEED + 2**32, SEED + 2**40):
+    for seed in (SEED + 2**32, SEED + 2**40, SEED + 2**62, derived_seed(SEED, TRAINING_DATA, 0)):
         large = get_pde(name).generate(2, 8, seed)
         assert not any(torch.equal(x, y) for x in large for y in small)
 
@@ -148,6 +149,42 @@ def test_balance_notices_a_missing_solution(name):
     pde, fields = get_pde(name), data(name, 16)
     fields[:, pde.solution_channels] = 0
     assert pde.balance(fields).min() > 0.5
+
+
+@pytest.mark.parametrize("resolution", [8, 9, 32, 33])
+def test_poisson_balance_of_quadrants(resolution):
+    """Exact for solver data, 1 without a solution, and else what the residual leaves over in each quadrant."""
+    pde, fields = get_pde("poisson"), data("poisson", 4, resolution).double()
+    assert pde.balance(pde.solve(fields)).max() < 1e-12
+    empty = fields.clone()
+    empty[:, 1] = 0
+    torch.testing.assert_close(pde.balance(empty), torch.ones(4, dtype=torch.float64))
+    fields[:, 1] += 1e-3 * torch.randn(fields[:, 1].shape, generator=torch.Generator().manual_seed(0))
+    for turned in (fields.flip(-1), fields.flip(-2), fields.transpose(-1, -2)):
+        torch.testing.assert_close(pde.balance(turned), pde.balance(fields))
+    half, odd = divmod(resolution - 2, 2)
+    parts = [slice(0, half), slice(half + odd, None)]
+
+    def quadrants(field):  # the middle lines of an odd grid count half, the centre a quarter
+        corners = [[field[:, i, j].sum((1, 2)) for j in parts] for i in parts]
+        if odd:
+            for i, rows in enumerate(parts):
+                for j, columns in enumerate(parts):
+                    corners[i][j] = corners[i][j] + field[:, half, columns].sum(1) / 2 + field[:, rows, half].sum(1) / 2
+                    corners[i][j] = corners[i][j] + field[:, half, half] / 4
+        return torch.stack([corner for row in corners for corner in row])
+
+    left, source = (quadrants(pde.interior(field)) for field in (pde.residual(fields), fields[:, 0]))
+    torch.testing.assert_close(pde.balance(fields), left.abs().sum(0) / source.abs().sum(0))
+
+
+def test_streams_differ_by_seed_purpose_and_index():
+    keys = [(seed, purpose, i) for seed in (0, 1, 2**40) for purpose in (TRAINING_DATA, POOL_NOISE, BATCHES)
+            for i in (0, 1, 2**31)]  # fmt: skip
+    seeds = {derived_seed(*key) for key in keys}
+    assert len(seeds) == len({generator(*key).integers(2**62) for key in keys}) == len(keys)
+    assert all(2**62 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(3, TRAINING_DATA, 5) == derived_seed(3, TRAINING_DATA, 5)
 
 
 def test_poisson_error_field_is_the_error():

@@ -14,7 +14,8 @@ from pirf_app.checkpoints import Checkpoint, InputError, Library, load_checkpoin
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.prior import GaussianPrior
 from pirf_app.diffusion.sampler import heun, initial_noise
-from pirf_app.methods.pirf import DivergedError, PirfConfig, PirfStep, PirfTuning, PoolStep
+from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
 from pirf_app.methods.rewards import ResidualReward
 from pirf_app.pdes import get_pde, pde_names
 

@@ -9,16 +9,24 @@ from .prior import GaussianPrior
 SIGMA_DATA = 0.5
 
 
+def native_bfloat16(device: str | torch.device = "cpu") -> bool:
+    """Whether `device` computes in bfloat16 natively; a CPU that emulates it is faster in float32."""
+    kind = torch.device(device).type
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return kind == "cuda" or kind == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+
+
 class Denoiser(nn.Module):
     """D(x; sigma): the expected clean field `[n, c, N, N]` for a noisy one at noise levels sigma `[n]`.
 
-    With a prior of rank > 0 the network also sees the linear estimate, so it takes twice the channels."""
+    With a prior of rank > 0 the network also sees the linear estimate, so it takes twice the channels. With `autocast`
+    the network (not the rest) computes in bfloat16."""
 
     def __init__(self, config: NetworkConfig, rank: int = 0, modes: int = 1):
         super().__init__()
         self.network = UNet(config)
         self.prior = GaussianPrior(config.out_channels, config.resolution, rank, modes, SIGMA_DATA)
-        self.autocast = False
+        self.autocast = native_bfloat16()
 
     @property
     def config(self) -> NetworkConfig:

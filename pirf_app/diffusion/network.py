@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..pdes.base import MAX_RESOLUTION, InputError, check_whole, shown
+
+MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 6, 512, 8
+COARSEST = 4  # pixels across the coarsest level
 SKIP_SCALE = sqrt(0.5)
+# What may be trained: the decoder from this level (0: full resolution) on; None is the whole network.
+SUFFIXES = {"last": 0, "highres": 1, "decoder": 10, "all": None}
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,29 @@ class NetworkConfig:
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 1
     attention: tuple[int, ...] = (16,)
+
+    def check(self) -> "NetworkConfig":
+        """This configuration, if a network of that size can be built and run. Raises InputError."""
+        check_whole("resolution", self.resolution, 8, MAX_RESOLUTION)
+        check_whole("in_channels", self.in_channels, 1, 64)
+        check_whole("out_channels", self.out_channels, 1, 64)
+        check_whole("blocks", self.blocks, 1, MAX_BLOCKS)
+        if check_whole("base_channels", self.base_channels, 4, MAX_WIDTH) % 2:
+            raise InputError(f"base_channels must be even, not {self.base_channels}")
+        for name in ("multipliers", "attention"):
+            if not isinstance(getattr(self, name), tuple):
+                raise InputError(f"{name} must be a list of whole numbers, not {shown(getattr(self, name))}")
+        levels = check_whole("the number of multipliers", len(self.multipliers), 1, MAX_LEVELS)
+        for multiplier in self.multipliers:
+            check_whole("a multiplier", multiplier, 1, MAX_WIDTH // self.base_channels)
+        for size in self.attention:
+            check_whole("a resolution with attention", size, 1, MAX_RESOLUTION)
+        coarsest, rest = divmod(self.resolution, 2 ** (levels - 1))
+        if rest or coarsest < COARSEST:
+            raise InputError(
+                f"a resolution of {self.resolution} cannot be halved {levels - 1} times to {COARSEST} pixels or more"
+            )
+        return self
 
     def to_dict(self) -> dict:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -158,13 +187,10 @@ class UNet(nn.Module):
     def freeze(self, trainable: str) -> list[nn.Parameter]:
         """Leave only a suffix trainable and return its parameters: "all", "decoder", "highres" (the decoder's blocks
         at full and half resolution) or "last" (full resolution only)."""
-        suffix = {"last": 0, "highres": 1, "decoder": len(self.config.multipliers)}
-        if trainable != "all" and trainable not in suffix:
-            raise ValueError(f"trainable must be one of all, {', '.join(suffix)}, not {trainable!r}")
         self.requires_grad_(trainable == "all")
         self.first_trainable = 0
         if trainable != "all":
-            first = next(i for i, level in enumerate(self.decoder_level) if level <= suffix[trainable])
+            first = next(i for i, level in enumerate(self.decoder_level) if level <= SUFFIXES[trainable])
             self.first_trainable = len(self.encoder) + first
             for module in (*self.decoder[first:], self.out_norm, self.out_conv):
                 module.requires_grad_(True)

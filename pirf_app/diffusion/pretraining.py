@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,14 +15,16 @@ from torch import Tensor
 
 from ..checkpoints import CheckpointInfo, normalisation_of, save_checkpoint
 from ..pdes import PDE, InputError
+from ..pdes.base import check_number, check_seed, check_whole
+from ..pdes.random_fields import TRAINING_DATA, TRAINING_NOISE, derived_seed
 from .denoiser import Denoiser
 from .network import NetworkConfig
-from .prior import GaussianPrior
+from .prior import MAX_MODES, MAX_RANK, GaussianPrior
 from .run_state import load_run, save_run
 from .sampler import Schedule
 
-# Solver seeds at and above this one belong to training; everything measured uses seeds below it.
-TRAINING_SEED = 2**40
+# The chunk of training data that the covariance is estimated from; updates count from 0 and never get there.
+PRIOR_CHUNK = 2**31
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PretrainConfig:
     """Recipe. `samples` fixes the length of the cosine decay of the learning rate; noise levels are log-normal.
 
     `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on;
-    `sigma_min` is the lowest noise level that the checkpoint recommends."""
+    `sigma_min` is the lowest noise level that the checkpoint recommends. Raises InputError for a value out of range."""
 
     samples: int = 100_000
     batch: int = 16
@@ -44,6 +46,20 @@ class PretrainConfig:
     prior_samples: int = 8_192
     sigma_min: float = 0.02
     seed: int = 0
+
+    def __post_init__(self):
+        check_whole("samples", self.samples, 1, 10**12)
+        check_whole("batch", self.batch, 1, 2**16)
+        check_whole("warmup_samples", self.warmup_samples, 1, 10**12)
+        check_whole("prior_rank", self.prior_rank, 0, MAX_RANK)
+        check_whole("prior_modes", self.prior_modes, 1, MAX_MODES)
+        check_whole("prior_samples", self.prior_samples, self.prior_rank + 2, 2**20)
+        check_number("learning_rate", self.learning_rate, 1e-8, 1)
+        check_number("noise_mean", self.noise_mean, -10, 10)
+        check_number("noise_std", self.noise_std, 0, 10)
+        check_number("ema_samples", self.ema_samples, 1, 1e12)
+        check_seed(self.seed)
+        Schedule(sigma_min=self.sigma_min)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class PretrainStep:
 
 def training_data(pde: PDE, n: int, resolution: int, seed: int, chunk: int) -> Tensor:
     """Normalised fields `[n, c, N, N]` of chunk number `chunk` of training stream `seed`."""
-    return pde.normalise(pde.generate(n, resolution, TRAINING_SEED * (1 + seed) + chunk))
+    return pde.normalise(pde.generate(n, resolution, derived_seed(seed, TRAINING_DATA, chunk)))
 
 
 def denoising_loss(denoiser: Denoiser, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -71,9 +87,19 @@ def denoising_loss(denoiser: Denoiser, clean: Tensor, noise: Tensor, sigma: Tens
 
 
 class Pretraining:
-    """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it."""
+    """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it.
+
+    No more modes are kept than the grid has, and one where there is no prior. Raises InputError for a network or a
+    prior that does not fit."""
 
     def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, device: str = "cpu"):
+        modes = min(config.prior_modes, network.check().resolution) if config.prior_rank else 1
+        config = replace(config, prior_modes=modes)
+        channels = len(pde.channels)
+        if (network.in_channels, network.out_channels) != (channels * (2 if config.prior_rank else 1), channels):
+            raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
+        if config.prior_rank:
+            check_whole(f"the prior's rank at {modes} modes", config.prior_rank, 1, min(MAX_RANK, channels * modes**2))
         self.pde, self.config, self.device = pde, config, device
         torch.manual_seed(config.seed)
         self.model = Denoiser(network, config.prior_rank, config.prior_modes).to(device)
@@ -86,7 +112,7 @@ class Pretraining:
     def fit_prior(self) -> None:
         c = self.config
         if c.prior_rank:
-            fields = training_data(self.pde, c.prior_samples, self.model.config.resolution, c.seed, TRAINING_SEED // 2)
+            fields = training_data(self.pde, c.prior_samples, self.model.config.resolution, c.seed, PRIOR_CHUNK)
             prior = GaussianPrior.fit(fields, c.prior_rank, c.prior_modes)
             for model in (self.model, self.ema):
                 model.prior.load_state_dict(prior.state_dict())
@@ -106,7 +132,7 @@ class Pretraining:
         while self.update * c.batch < c.samples:
             start = time.perf_counter()
             clean = training_data(self.pde, c.batch, self.model.config.resolution, c.seed, self.update).to(self.device)
-            draw = torch.Generator().manual_seed((c.seed << 32) + self.update)
+            draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
             noise = torch.randn(clean.shape, generator=draw).to(self.device)
             sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.device)
             rate = self.learning_rate()
@@ -139,8 +165,10 @@ class Pretraining:
 
     @classmethod
     def load(cls, pde: PDE, path: Path, device: str = "cpu") -> "Pretraining":
-        """The run that `save` wrote. Raises InputError if it is another PDE's."""
+        """The run that `save` wrote. Raises InputError if the file is damaged or another PDE's."""
         tensors, optimiser, meta = load_run(path)
+        if "network" not in meta:
+            raise InputError(f"{path} is not the state of a pre-training run")
         if meta["pde"] != pde.name:
             raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
         run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), device)

@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+MAX_RANK, MAX_MODES = 1024, 128
+
 
 def cosine_basis(resolution: int, modes: int) -> Tensor:
     """The first `modes` orthonormal cosine functions `[modes, N]` (DCT-II rows), float64."""

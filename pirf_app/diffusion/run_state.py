@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..pdes.base import InputError, shown
 
 
 def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict) -> None:
@@ -21,10 +23,13 @@ def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Opti
 
 
 def load_run(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
-    """What `save_run` wrote: tensors, optimiser state by parameter, meta."""
-    with safe_open(path, "pt") as file:
-        meta = json.loads(file.metadata()["run"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    """What `save_run` wrote: tensors, optimiser state by parameter, meta. Raises InputError if the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["run"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as the state of a run ({shown(str(error), 120)})") from None
     optimiser: dict[int, dict[str, Tensor]] = {}
     for key in [key for key in tensors if key.startswith("optimiser.")]:
         _, index, name = key.split(".")

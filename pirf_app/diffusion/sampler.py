@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pdes.base import InputError, check_seed
+from ..pdes.random_fields import SAMPLING_NOISE, sample_noise
 
 MAX_STEPS = 1000
 
@@ -74,9 +75,7 @@ def initial_noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise InputError(f"n must be a whole number of at least 1, not {n!r}")
     check_seed(seed)
-    # The trailing 1 keeps this stream apart from the one that solver data of the same seed is made from.
-    rows = [np.random.default_rng([seed, k, 1]).standard_normal(shape, dtype=np.float32) for k in range(n)]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(sample_noise(n, shape, seed, SAMPLING_NOISE, np.float32))
 
 
 def model_at(denoiser: Callable[[Tensor, Tensor], Tensor], sigma: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

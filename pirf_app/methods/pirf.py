@@ -26,75 +26,9 @@ from ..diffusion.sampler import Schedule, heun, heun_step, initial_noise
 from ..diffusion.tuned import TunedDenoiser
 from ..evaluation import residual_rms, solve_error
 from ..pdes import PDE, get_pde
+from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
+from .pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
 from .rewards import ResidualReward
-
-# Noise of the training pool and of the validation states; samples that figures are measured on use seeds below these.
-POOL_SEED, VALIDATION_SEED = 2**41, 2**42
-
-
-@dataclass(frozen=True)
-class PirfConfig:
-    """Recipe. `last_steps` is K; `trainable` a suffix of the network ("last", "highres", "decoder", "all");
-    `pool_steps` the step counts whose trajectories the pool is drawn from, in turn; `anchor` and `drift` weigh the
-    change of the input channels (in units of the linear denoiser's error) and of the weights (mean square);
-    `error_weight` the second norm of the reward."""
-
-    updates: int = 1000
-    last_steps: int = 1
-    trainable: str = "highres"
-    pool: int = 1024
-    pool_steps: tuple[int, ...] = (10,)
-    batch: int = 16
-    learning_rate: float = 3e-4
-    warmup: int = 20
-    norm: str = "two-norm"
-    error_weight: float = 1.0
-    anchor: float = 1.0
-    drift: float = 1.0
-    clip: float = 1.0
-    ema: float = 0.99
-    validate_every: int = 50
-    validation: int = 32
-    seed: int = 0
-
-
-# Settings that end in about the named time on two CPU cores at 64x64.
-PRESETS = {
-    "30s": {"updates": 30, "pool": 64, "validation": 16, "validate_every": 10},
-    "2m": {"updates": 150, "pool": 256, "validation": 32, "validate_every": 25},
-    "10m": {"updates": 700, "pool": 1024, "validation": 32, "validate_every": 50},
-}
-
-
-@dataclass(frozen=True)
-class PoolStep:
-    """States drawn so far, of how many; seconds since the start."""
-
-    done: int
-    total: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class PirfStep:
-    """One update: loss (1 + error_weight before tuning), RMS residual of the batch, change of the inputs, RMS weight
-    drift, learning rate, seconds; on validating updates also the averaged weights' RMS residual and median
-    forward-solve error on held-out noise."""
-
-    update: int
-    updates: int
-    loss: float
-    residual_rms: float
-    anchor: float
-    drift: float
-    learning_rate: float
-    seconds: float
-    validation_residual: float | None = None
-    validation_solve_error: float | None = None
-
-
-class DivergedError(RuntimeError):
-    """Tuning produced a loss that is not finite; the last finite weights are kept."""
 
 
 @dataclass
@@ -111,9 +45,11 @@ class PirfTuning:
     def __init__(self, base: Checkpoint, config: PirfConfig):
         self.base, self.config = base, config
         self.pde: PDE = get_pde(base.info.pde)
-        handover = self._schedule(config.pool_steps[0]).sigmas()[-1 - config.last_steps].item()
-        self.model = TunedDenoiser(base.denoiser, handover)
+        levels = [self._schedule(steps).sigmas()[-1 - config.last_steps].item() for steps in config.pool_steps]
+        self.model = TunedDenoiser(base.denoiser, max(levels))
         self.model.base.requires_grad_(False)
+        # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
+        self.model.expert.to(memory_format=torch.contiguous_format)
         self.parameters = self.model.expert.network.freeze(config.trainable)
         self.start = [p.detach().clone() for p in self.parameters]
         self.average = [p.detach().clone() for p in self.parameters]
@@ -131,31 +67,29 @@ class PirfTuning:
         """Draws the pool, then yields after every update. Raises DivergedError where the loss stops being finite."""
         c = self.config
         if self.pool is None:
-            self.validation = yield from self._draw(c.validation, VALIDATION_SEED + c.seed)
-            self.pool = yield from self._draw(c.pool, POOL_SEED + c.seed)
+            self.validation = yield from self._draw(c.validation, derived_seed(c.seed, VALIDATION_NOISE))
+            self.pool = yield from self._draw(c.pool, derived_seed(c.seed, POOL_NOISE))
         before = torch.cat(list(self.pool.sample.values()))
         self.reward = ResidualReward.calibrated(self.pde, self.pde.denormalise(before), c.norm, c.error_weight)
         while self.update < c.updates:
             yield self._update()
 
+    @torch.no_grad()
     def _draw(self, n: int, seed: int) -> Iterator[PoolStep]:
         """Handover states of `n` trajectories of the frozen model, shared out over the pool's step counts."""
-        c, began = self.config, time.perf_counter()
+        c, began, done = self.config, time.perf_counter(), 0
         shape = (len(self.pde.channels), self.base.info.resolution, self.base.info.resolution)
         noise = initial_noise(n, shape, seed)
         states = _States({}, {})
         for i, steps in enumerate(c.pool_steps):
             drawn, ends = [], []
-            for part in noise[i :: len(c.pool_steps)].split(32):
-                with torch.no_grad():
-                    for step in heun(self.model.base, part, self._schedule(steps)):
-                        if step.step == steps - c.last_steps:
-                            drawn.append(step.x)
-                        if step.step % 4 == 0:
-                            yield PoolStep(
-                                sum(map(len, states.x.values())) + sum(map(len, ends)), n, self._clock(began)
-                            )
-                ends.append(step.x)
+            for part in noise[i :: len(c.pool_steps)].split(16):
+                for step in heun(self.model.base, part, self._schedule(steps)):
+                    if step.step == steps - c.last_steps:
+                        drawn.append(step.x.contiguous())
+                    yield PoolStep(done, n, self._clock(began))
+                ends.append(step.x.contiguous())
+                done += len(part)
             states.x[steps], states.sample[steps] = torch.cat(drawn), torch.cat(ends)
         self.seconds = self._clock(began)
         return states
@@ -164,7 +98,10 @@ class PirfTuning:
         return self.seconds + time.perf_counter() - began
 
     def finish(self, x: Tensor, steps: int) -> Tensor:
-        """The expert's last K steps from handover states x of a trajectory of `steps` steps; differentiable."""
+        """The expert's last K steps from handover states x of a trajectory of `steps` steps; differentiable.
+
+        The frozen part of the network builds no graph, so with K above 1 the gradient that reaches an earlier step
+        through the network's input stops at the first trained layer; what flows through the skip remains."""
         levels = self._schedule(steps).sigmas().to(x)
         for i in range(steps - self.config.last_steps, steps):
             x, _, _ = heun_step(self.model.expert, x, levels[i], levels[i + 1])
@@ -181,6 +118,9 @@ class PirfTuning:
         anchor = ((sample - before)[:, inputs] / scale).square().mean()
         return self.reward.loss(mixed), anchor, mixed
 
+    def _diverged(self) -> DivergedError:
+        return DivergedError(f"tuning diverged at update {self.update + 1}: try a lower learning rate")
+
     def learning_rate(self) -> float:
         c = self.config
         ramp = min(1.0, (self.update + 1) / c.warmup)
@@ -188,7 +128,7 @@ class PirfTuning:
 
     def _update(self) -> PirfStep:
         c, began = self.config, time.perf_counter()
-        draw = torch.Generator().manual_seed((c.seed << 32) + self.update)
+        draw = torch.Generator().manual_seed(derived_seed(c.seed, BATCHES, self.update))
         steps = c.pool_steps[self.update % len(c.pool_steps)]
         rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=draw)
         reward_loss, anchor, fields = self._loss(self.pool.x[steps][rows], self.pool.sample[steps][rows], steps)
@@ -196,13 +136,14 @@ class PirfTuning:
         change = change / sum(p.numel() for p in self.parameters)
         loss = reward_loss + c.anchor * anchor + c.drift * change
         if not loss.isfinite():
-            raise DivergedError(f"the loss stopped being finite at update {self.update + 1}: try a lower learning rate")
+            raise self._diverged()
         rate = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
+        if not torch.nn.utils.clip_grad_norm_(self.parameters, c.clip).isfinite():
+            raise self._diverged()
         self.optimiser.step()
         self.update += 1
         with torch.no_grad():

@@ -7,10 +7,31 @@ import torch
 from torch import Tensor
 
 MAX_SEED = 2**63 - 1
+MAX_RESOLUTION = 512
 
 
 class InputError(ValueError):
     """A request that cannot be met; the message is one sentence for the person who made it."""
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """`repr(value)` on one line, cut to `limit` characters, for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def check_whole(name: str, value: int, low: int, high: int) -> int:
+    """`value` itself if it is a whole number from `low` to `high`. Raises InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}")
+    return value
+
+
+def check_number(name: str, value: float, low: float, high: float) -> float:
+    """`value` itself if it is a number from `low` to `high`. Raises InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
+    return value
 
 
 def check_seed(seed: int) -> int:
@@ -18,7 +39,7 @@ def check_seed(seed: int) -> int:
 
     Raises InputError otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
+        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {shown(seed)}")
     return seed
 
 
@@ -119,9 +140,8 @@ class PDE(ABC):
     def check_request(self, n: int, resolution: int, seed: int) -> None:
         """Raises InputError unless `generate` can meet the request."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise InputError(f"n must be a whole number of at least 1, not {n!r}")
-        if isinstance(resolution, bool) or not isinstance(resolution, int) or not 8 <= resolution <= 512:
-            raise InputError(f"resolution must be a whole number from 8 to 512, not {resolution!r}")
+            raise InputError(f"n must be a whole number of at least 1, not {shown(n)}")
+        check_whole("resolution", resolution, 8, MAX_RESOLUTION)
         check_seed(seed)
 
 
@@ -137,7 +157,7 @@ def register(cls: type[PDE]) -> type[PDE]:
 def get_pde(name: str) -> PDE:
     """The PDE registered as `name`. Raises InputError, naming those there are."""
     if not isinstance(name, str) or name not in _REGISTRY:
-        raise InputError(f"unknown PDE {name!r}: choose one of {', '.join(_REGISTRY)}")
+        raise InputError(f"unknown PDE {shown(name)}: choose one of {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
 
 

@@ -8,53 +8,25 @@ from pathlib import Path
 from uuid import uuid4
 
 import gradio as gr
-import numpy as np
-import torch
 
 from .. import comparison as cmp
-from ..checkpoints import CheckpointError, Library
+from ..checkpoints import Library
 from ..exports import FIRST_VIEW, file_stem, read_npz, write_csv, write_npz
-from ..pdes import get_pde, pde_names
+from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import links, parts
 from .figures import plotly_grid, png_grid
-from .panels import build_grid, comparison_grid, log_residual
+from .models import offered
+from .panels import comparison_grid
+from .sketch import Sketch
 
 MARKS = (5, 10, 20, 40, 80)
-PREVIEW_SECONDS = 0.12  # at most one preview in this time
 COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
+FAILED = "the computation failed; the server's log says why"
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
-
-
-def offered(library: Library) -> dict[str, list[str]]:
-    """Methods by PDE, for every PDE that has a checkpoint; all PDEs, without methods, where there is none."""
-    try:
-        found = {name: cmp.available(library, name) for name in pde_names()}
-    except (InputError, KeyError, TypeError):
-        found = {}
-    return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
-
-
-def problems(library: Library) -> list[str]:
-    """One sentence for each checkpoint that cannot be used."""
-    found = []
-    try:
-        entries = library.manifest()
-    except CheckpointError as error:
-        return [str(error)]
-    if not entries:
-        return ["there are no checkpoints here yet, so nothing can be computed"]
-    for entry in entries:
-        try:
-            library.load(entry["pde"], entry["method"], entry["resolution"])
-        except InputError as error:
-            found.append(str(error))
-        except (KeyError, TypeError):
-            found.append("the manifest of the checkpoints has an entry that cannot be read")
-    return found
 
 
 def first_view(path: Path) -> cmp.Comparison | None:
@@ -62,40 +34,6 @@ def first_view(path: Path) -> cmp.Comparison | None:
         return read_npz(path)
     except InputError:
         return None
-
-
-class Sketch:
-    """Turns previews into the grid of the sample on show, on scales that stay put from step to step."""
-
-    def __init__(self, settings: cmp.Settings, sample: int):
-        self.settings, self.sample, self.pde = settings, min(sample, settings.n - 1), get_pde(settings.pde)
-        self.rows: dict[str, tuple] = {}
-        self.top = None
-        self.step, self.drawn = 0, -PREVIEW_SECONDS
-
-    def add(self, event: cmp.Preview) -> bool:
-        """Takes an event; True when all methods have reached a step that is worth a picture."""
-        if event.method == self.settings.methods[0] and time.perf_counter() - self.drawn >= PREVIEW_SECONDS:
-            self.step = event.step
-        if event.step != self.step:
-            return False
-        fields = torch.from_numpy(event.fields[self.sample][None])
-        residual = self.pde.residual(fields)
-        rms = self.pde.interior(residual).square().mean().sqrt().item()
-        self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), rms
-        complete = event.method == self.settings.methods[-1]
-        self.drawn = time.perf_counter() if complete else self.drawn
-        return complete
-
-    def html(self) -> str:
-        rows = list(self.rows.values())
-        names = [cmp.method_title(m) for m in self.rows]
-        captions = {"residual": [f"RMS {row[3]:.3g}" for row in rows]}
-        fields, residuals, solutions = ([row[k] for row in rows] for k in range(3))
-        if self.top is None:
-            self.top = float(np.nanmax(log_residual(self.pde, residuals[0])))
-        scale = self.top - 5, self.top
-        return parts.preview(build_grid(self.pde, names, fields, residuals, solutions, captions, scale))
 
 
 def export(comparison: cmp.Comparison) -> Iterator[list[str]]:
@@ -174,6 +112,8 @@ class CompareTab:
         with gr.Row(elem_id="downloads"):
             self.files = [gr.DownloadButton(f"Download .{k}", size="sm") for k in ("npz", "png", "csv")]
         self.link = gr.Textbox(label="Link to these settings", buttons=["copy"], interactive=False, elem_id="link")
+        with gr.Accordion("How to read this", open=False):
+            gr.Markdown(parts.GUIDE)
         self.query = gr.Textbox(links.to_query(self.default), visible=False)
         self.ticket = gr.Textbox("", visible=False)
         self.result = gr.State(None, time_to_live=6 * 3600)  # None stands for the first view
@@ -272,6 +212,9 @@ class CompareTab:
         except InputError as error:
             gr.Warning(parts.as_sentence(error))
             yield {self.status: parts.problem(error), self.preview: ""}
+        except Exception:
+            yield {self.status: parts.problem(FAILED), self.preview: ""}
+            raise
         finally:
             self.tickets.pop(ticket, None)
 

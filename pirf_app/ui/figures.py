@@ -79,8 +79,7 @@ def axes(tag: str, box: tuple[list[float], list[float]], shape: tuple[int, int])
     h, w = shape
     x = {"visible": False, "constrain": "domain", "domain": box[0], "anchor": f"y{tag}", "range": [-0.5, w - 0.5]}
     y = {"visible": False, "constrain": "domain", "domain": box[1], "anchor": f"x{tag}", "range": [h - 0.5, -0.5]}
-    y["scaleanchor"] = f"x{tag}"
-    return (x | {"matches": "x"}, y | {"matches": "y"}) if tag else (x, y)
+    return (x | {"matches": "x"}, y | {"matches": "y"}) if tag else (x, y | {"scaleanchor": "x"})
 
 
 def colour_axis(column: Column, centre: float, share: float, height: int) -> dict:

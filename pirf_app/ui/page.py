@@ -10,7 +10,8 @@ from ..checkpoints import BUNDLED, Library
 from ..exports import FIRST_VIEW
 from . import parts
 from .api import add_api
-from .compare import SHOW_LINK, CompareTab, problems
+from .compare import SHOW_LINK, CompareTab
+from .models import problems
 from .theme import CSS, theme
 
 PAPER = "https://arxiv.org/abs/2509.20570"

@@ -10,6 +10,18 @@ LABEL = 30  # pixels left of the panels for the methods' names
 PANEL_WIDTH = 172  # pixels below which the grid scrolls instead of shrinking further
 
 
+GUIDE = """
+Every row is one model; all rows start from the same noise, and each column has one colour scale.
+
+- **log₁₀ |residual|**: how far the generated fields are from satisfying the equation, point by point, by the solver's
+  own discretisation. Data from the solver reach the *data floor*, which is rounding; nothing is gained below it.
+- **solver's ...**: what a real solver gives for the *generated* input (the coefficient or the source).
+- **Forward-solve error**: the distance between the generated solution and that one, relative to its size. If the
+  residual falls while this rises, the gain is not real.
+- **Conservation**: how many samples balance the flux through the edge with the source to within 5 %.
+
+Zooming into one panel zooms them all; a double click brings the whole field back.
+"""
 WAITING = '<div class="progress"><span class="bar"></span><span>Waiting for the sampler …</span></div>'
 
 

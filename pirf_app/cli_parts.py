@@ -1,0 +1,85 @@
+"""What the commands share: checks of their options, saves of a run, progress on standard error."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .diffusion.pretraining import Pretraining
+from .methods.pirf import PirfTuning
+from .methods.pirf_config import PoolStep
+from .pdes import InputError
+
+MAX_SAMPLES, MAX_NUMBERS = 100_000, 2**28
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_count(n: int) -> int:
+    if not 1 <= n <= MAX_SAMPLES:
+        raise InputError(f"n must be a whole number from 1 to {MAX_SAMPLES}, not {n}")
+    return n
+
+
+def check_memory(n: int, resolution: int) -> None:
+    """Raises InputError for more data than is made at once."""
+    if n * resolution**2 > MAX_NUMBERS:
+        raise InputError(f"{n} fields at {resolution}x{resolution} are too many at once: ask for fewer")
+
+
+def check_folder(path: Path) -> Path:
+    """`path` itself if a file can be put there. Raises InputError before any work is done."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist, so {path.name} cannot be written")
+    return path
+
+
+def state_beside(out: Path) -> Path:
+    """The file beside the checkpoint `out` that the state of its run is kept in. Raises InputError."""
+    if check_folder(out).suffix != ".safetensors":
+        raise InputError(f"the name of the checkpoint to write must end in .safetensors, not {out.name!r}")
+    return out.with_suffix(".state")
+
+
+def split(option: str, values: str, all_values: list[str]) -> list[str]:
+    """The parts of a list such as "darcy,poisson"; "all" stands for `all_values`. Raises InputError if it is empty."""
+    found = all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
+    if not found:
+        raise InputError(f"--{option} {values!r} chooses nothing")
+    return found
+
+
+def whole_numbers(name: str, values: str) -> list[int]:
+    try:
+        return [int(v) for v in values.split(",")]
+    except ValueError:
+        raise InputError(f"{name} must be whole numbers separated by commas, not {values!r}") from None
+
+
+def run_with_saves(run: Pretraining | PirfTuning, state: Path, interval: float) -> Iterator:
+    """The events of `run.run()`; its state is saved every `interval` seconds and at the end."""
+    if not interval > 0:
+        raise InputError(f"the seconds between saves must be above 0, not {interval}")
+    saved = time.monotonic()
+    try:
+        for event in run.run():
+            if time.monotonic() - saved >= interval:
+                run.save(state)
+                saved = time.monotonic()
+            yield event
+    finally:
+        run.save(state)
+
+
+def report_progress(event) -> None:
+    if isinstance(event, PoolStep):
+        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
+    elif event.validation_residual is not None:
+        say(
+            f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
+            f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"
+        )
