@@ -1,6 +1,5 @@
 """Several models on one benchmark from the same noise, side by side: what the page, the API and the first view show."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,10 +13,8 @@ from .checkpoints import Checkpoint, Library
 from .diffusion.sampler import Schedule, heun, initial_noise
 from .evaluation import FLOOR_SEED, residual_rms, solve_error
 from .pdes import PDE, get_pde
-from .pdes.base import MAX_SEED, InputError
+from .pdes.base import MAX_SEED, InputError, check_number, shown
 
-# bfloat16 is faster on CPUs that have it; float32 keeps the last digit of the figures.
-AUTOCAST = False
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
 FLOOR_SAMPLES = 8
 SAME = 0.02  # ratios this close to 1 are called equal
@@ -95,22 +92,20 @@ def method_title(method: str) -> str:
     return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
 
 
-def shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def whole_number(name: str, value: object, low: int, high: int, text: bool = False) -> int:
     """`value` as an int from `low` to `high`; 10.0 counts as 10, and digits count where `text` is true."""
     limits = f"{low} to {high if high < MAX_SEED else '2^63 - 1'}"
-    refusal = InputError(f"{name} must be a whole number from {limits}, not {shorten(value)}")
+    refusal = InputError(f"{name} must be a whole number from {limits}, not {shown(value)}")
     if text and isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 40:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value % 1:
-        raise refusal
-    if not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value % 1:
         raise refusal
     return int(value)
+
+
+def optional_number(name: str, value: object) -> float | None:
+    """`value` as a float; None and empty text stand for the checkpoint's own value."""
+    return None if value is None or value == "" else float(check_number(name, value, 0, 1e4))
 
 
 def available(library: Library, pde: str) -> list[str]:
@@ -132,26 +127,24 @@ def check_settings(
     """The request, checked and put in order (methods as the library lists them). Raises InputError."""
     get_pde(pde)
     if not isinstance(methods, list | tuple) or not all(isinstance(m, str) for m in methods):
-        raise InputError(f"methods must be a list of names, not {shorten(methods)}")
+        raise InputError(f"methods must be a list of names, not {shown(methods)}")
     known = available(library, pde)
     for method in methods:
         if method not in known:
             names = ", ".join(known) or "none yet"
-            raise InputError(f"there is no {shorten(method)} checkpoint for {pde}: available are {names}")
+            raise InputError(f"there is no {shown(method)} checkpoint for {pde}: available are {names}")
     if not methods:
         raise InputError("choose at least one method")
-    settings = Settings(
+    return Settings(
         pde,
         tuple(m for m in known if m in methods),
         whole_number("steps", steps, *STEPS_RANGE),
         whole_number("n (the number of samples)", n, *SAMPLES_RANGE),
         whole_number("seed", seed, 0, MAX_SEED, text=True),
-        sigma_min,
-        sigma_max,
-        rho,
+        optional_number("sigma_min", sigma_min),
+        optional_number("sigma_max", sigma_max),
+        optional_number("rho", rho),
     )
-    settings.schedule(Schedule())  # types and finiteness now; the range once more with each checkpoint's own values
-    return settings
 
 
 def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):
@@ -167,15 +160,19 @@ def last(events: Iterator) -> Comparison:
 
 
 def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
-    pde = get_pde(settings.pde)
+    """`compare` for checked settings: loads the models, checks the noise schedule with theirs, returns the iterator."""
     checkpoints = [library.load(settings.pde, method) for method in settings.methods]
     schedules = [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
+    return sample_all(settings, checkpoints, schedules)
+
+
+def sample_all(
+    settings: Settings, checkpoints: list[Checkpoint], schedules: list[Schedule]
+) -> Iterator[Preview | Comparison]:
+    pde = get_pde(settings.pde)
     resolution = checkpoints[0].info.resolution
     noise = initial_noise(settings.n, (len(pde.channels), resolution, resolution), settings.seed)
-    samplers = []
-    for checkpoint, schedule in zip(checkpoints, schedules, strict=True):
-        checkpoint.denoiser.autocast = AUTOCAST
-        samplers.append(heun(checkpoint.denoiser, noise, schedule))
+    samplers = [heun(c.denoiser, noise, schedule) for c, schedule in zip(checkpoints, schedules, strict=True)]
     seconds, states = [0.0] * len(samplers), [None] * len(samplers)
     for _ in range(settings.steps):
         for i, sampler in enumerate(samplers):
@@ -196,8 +193,6 @@ def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
 def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int, seconds: float) -> MethodResult:
     """Residual, solver's solution and figures of `fields`. Raises InputError if the sampler overflowed."""
     pde, method = get_pde(settings.pde), checkpoint.info.method
-    if not fields.isfinite().all():
-        raise InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
     solution = pde.solve(fields)
     samples = {
         "residual_rms": residual_rms(pde, fields),
@@ -205,6 +200,8 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
         "boundary_rms": pde.boundary_violation(fields),
         "balance": pde.balance(fields),
     }
+    if not all(values.isfinite().all() for values in (fields, *samples.values())):
+        raise InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
     row = {
         "pde": settings.pde,
         "resolution": checkpoint.info.resolution,

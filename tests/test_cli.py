@@ -184,7 +184,7 @@ def test_a_state_that_cannot_be_resumed(capsys):
 
 
 def test_errors_of_the_system_are_one_sentence(monkeypatch, capsys):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device", "data.npz")
 
     monkeypatch.setattr(cli.np, "savez_compressed", full)

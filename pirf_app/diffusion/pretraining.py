@@ -93,7 +93,8 @@ class Pretraining:
     prior that does not fit."""
 
     def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, device: str = "cpu"):
-        modes = min(config.prior_modes, network.check().resolution) if config.prior_rank else 1
+        network.check()
+        modes = min(config.prior_modes, network.resolution) if config.prior_rank else 1
         config = replace(config, prior_modes=modes)
         channels = len(pde.channels)
         if (network.in_channels, network.out_channels) != (channels * (2 if config.prior_rank else 1), channels):

@@ -12,10 +12,15 @@ and the network predicts (D - D_lin) / e. Rank 0 is EDM's preconditioning exactl
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 MAX_RANK, MAX_MODES = 1024, 128
+
+
+# Modes an axis in which what the directions leave is accounted for apart.
+LOWEST = 8
 
 
 def cosine_basis(resolution: int, modes: int) -> Tensor:
@@ -28,8 +33,12 @@ def cosine_basis(resolution: int, modes: int) -> Tensor:
 
 
 class GaussianPrior(nn.Module):
-    """mean `[c, m, m]`, directions `[r, c, m, m]` (orthonormal) with variances `[r]`, and per channel the variance
-    `rest [c]` of everything outside them. All in normalised units; c channels, m cosine modes an axis, rank r."""
+    """mean `[c, m, m]`, directions `[r, c, m, m]` (orthonormal) with variances `[r]`, and per channel the variance of
+    everything outside them: `rest_low [c]` in the 8 lowest modes an axis, `rest [c]` in all others. For Gaussian
+    fields the two differ by orders of magnitude: the directions leave next to nothing of the large scales, and letting
+    the small scales' variance through there would loosen the tie between input and solution.
+
+    All in normalised units; c channels, m cosine modes an axis, rank r."""
 
     def __init__(self, channels: int, resolution: int, rank: int = 0, modes: int = 1, sigma_data: float = 0.5):
         super().__init__()
@@ -38,6 +47,8 @@ class GaussianPrior(nn.Module):
         self.register_buffer("directions", torch.zeros(rank, channels, modes, modes))
         self.register_buffer("variance", torch.zeros(rank))
         self.register_buffer("rest", torch.full((channels,), sigma_data**2))
+        self.register_buffer("rest_low", torch.full((channels,), sigma_data**2))
+        self.box = min(LOWEST, modes)
         self.register_buffer("basis", cosine_basis(resolution, modes).float(), persistent=False)
 
     @classmethod
@@ -54,18 +65,45 @@ class GaussianPrior(nn.Module):
         prior.mean.copy_(mean)
         prior.variance.copy_(variance)
         prior.directions.copy_(directions.reshape(rank, c, modes, modes))
-        total = (fields.double() - basis.T.double() @ mean @ basis.double()).square().sum((0, 2, 3)) / (n - 1)
-        share = prior.directions.double().square().sum((2, 3))
-        prior.rest.copy_((total - variance @ share) / (resolution**2 - share.sum(0)))
+        prior.measure_rest(fields)
         return prior
+
+    def measure_rest(self, fields: Tensor) -> None:
+        """Sets `rest` and `rest_low` from the variance that the directions leave of normalised `fields [n, c, N, N]`.
+
+        The lowest modes are set apart only where the directions leave less there than elsewhere."""
+        n, basis = len(fields), self.basis.double()
+        centred = fields.double() - basis.T @ self.mean.double() @ basis
+        low = basis @ centred @ basis.T
+        directions = self.directions.double().flatten(1)
+        left = low - (low.flatten(1) @ directions.T @ directions).view_as(low)
+        energy = lambda x: x.square().sum((0, 2, 3)) / (n - 1)  # noqa: E731
+        total, in_box = energy(centred) - energy(low) + energy(left), energy(left[..., : self.box, : self.box])
+        spanned, spanned_box = self._spanned()
+        free, free_box = self.resolution**2 - spanned, self.box**2 - spanned_box
+        total, in_box, tiny = total.clamp_min(0), in_box.clamp_min(0), 1e-6  # none are left at full rank
+        pooled, apart = total / free.clamp_min(tiny), in_box / free_box.clamp_min(tiny)
+        self.rest.copy_(torch.where(apart < pooled, (total - in_box) / (free - free_box).clamp_min(tiny), pooled))
+        self.rest_low.copy_(torch.where(apart < pooled, apart, pooled))
+
+    def _spanned(self) -> tuple[Tensor, Tensor]:
+        """How many of a channel's modes `[c]` the directions span: of all, and of the lowest ones."""
+        squares = self.directions.square()
+        return squares.sum((0, 2, 3)), squares[..., : self.box, : self.box].sum((0, 2, 3))
 
     def posterior_std(self, sigma: Tensor) -> Tensor:
         """Root mean square error `[n, c, 1, 1]` of the linear denoiser at noise levels sigma `[n]`."""
         s2 = sigma.float()[:, None] ** 2
-        share = self.directions.square().sum((2, 3)) / self.resolution**2
-        inside = (self.variance * s2 / (self.variance + s2)) @ share
-        outside = self.rest * s2 / (self.rest + s2)
-        return (inside + (1 - share.sum(0)) * outside).sqrt()[:, :, None, None]
+        left = lambda variance: variance * s2 / (variance + s2)  # noqa: E731
+        spanned, spanned_box = self._spanned()
+        low = self.box**2 - spanned_box
+        high = self.resolution**2 - spanned - low
+        total = (
+            left(self.variance) @ self.directions.square().sum((2, 3))
+            + low * left(self.rest_low)
+            + high * left(self.rest)
+        )
+        return (total / self.resolution**2).sqrt()[:, :, None, None]
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The best linear denoiser: x `[n, c, N, N]` at noise levels sigma `[n]` to the posterior mean."""
@@ -74,11 +112,13 @@ class GaussianPrior(nn.Module):
         if not self.rank:
             return keep * x
         x = x - self.basis.T @ self.mean @ self.basis
-        low = (self.basis @ x @ self.basis.T).flatten(1)
+        low = self.basis @ x @ self.basis.T
         directions = self.directions.flatten(1)
-        score = low @ directions.T
+        score = low.flatten(1) @ directions.T
         gained = (score * self.variance / (self.variance + s2)) @ directions
-        plain = score @ directions
-        shape = (len(x), *self.mean.shape)
-        correction = self.mean + gained.view(shape) - keep * plain.view(shape)
+        plain = (score @ directions).view_as(low)
+        correction = self.mean + gained.view_as(low) - keep * plain
+        keep_low = (self.rest_low / (self.rest_low + s2))[:, :, None, None]
+        box = np.s_[..., : self.box, : self.box]
+        correction[box] += (keep_low - keep) * (low - plain)[box]
         return keep * x + self.basis.T @ correction @ self.basis

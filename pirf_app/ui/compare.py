@@ -1,9 +1,7 @@
 """The Compare tab: models on one benchmark from the same noise, side by side."""
 
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,18 +34,15 @@ def first_view(path: Path) -> cmp.Comparison | None:
         return None
 
 
-def export(comparison: cmp.Comparison) -> Iterator[list[str]]:
-    """Yields the paths of the three downloads, which the server copies; then removes them."""
-    folder = Path(tempfile.mkdtemp(prefix="pirf-"))
-    stem = file_stem(comparison.settings)
-    try:
-        write_npz(comparison, folder / f"{stem}.npz")
-        picture = png_grid(comparison_grid(comparison, 0), parts.describe(comparison.settings), comparison.sentence)
-        (folder / f"{stem}.png").write_bytes(picture)
-        write_csv(comparison, folder / f"{stem}.csv")
-        yield [str(folder / f"{stem}.{kind}") for kind in ("npz", "png", "csv")]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def export(comparison: cmp.Comparison, folder: Path) -> list[str]:
+    """Writes the three downloads into `folder`; their paths."""
+    stem = folder / file_stem(comparison.settings)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("npz", "png", "csv")]
+    write_npz(comparison, paths[0])
+    grid = comparison_grid(comparison, 0)
+    paths[1].write_bytes(png_grid(grid, parts.describe(comparison.settings), comparison.sentence))
+    write_csv(comparison, paths[2])
+    return [str(path) for path in paths]
 
 
 class CompareTab:
@@ -57,6 +52,7 @@ class CompareTab:
         self.library = library
         self.models = offered(library)
         self.first = first_view(first_view_path)
+        self.first_files: list[str] | None = None
         self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
         pde = "darcy" if "darcy" in self.models else next(iter(self.models))
         self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
@@ -116,7 +112,8 @@ class CompareTab:
             gr.Markdown(parts.GUIDE)
         self.query = gr.Textbox(links.to_query(self.default), visible=False)
         self.ticket = gr.Textbox("", visible=False)
-        self.result = gr.State(None, time_to_live=6 * 3600)  # None stands for the first view
+        self.shown = gr.Textbox("", visible=False)  # the ticket of the result on the page; empty for the first view
+        self.result = gr.State(None, time_to_live=6 * 3600)  # (ticket, comparison)
 
     def connect(self) -> None:
         controls = [self.pde, self.methods, self.steps, self.n, self.seed, *self.schedule]
@@ -140,14 +137,16 @@ class CompareTab:
         running = begun.then(
             self.on_run,
             [*controls, self.sample, self.ticket],
-            [*outputs, self.result, self.query],
+            [*outputs, self.result, self.shown, self.query],
             show_progress="hidden",
             trigger_mode="multiple",
             **COMPUTE,
             **PRIVATE,
         )
         shown = running.success(None, self.query, self.link, js=SHOW_LINK, **PRIVATE)
-        shown.then(self.on_files, self.result, self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE)
+        shown.then(
+            self.on_files, [self.result, self.shown], self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE
+        )
         self.stop.click(
             self.on_stop,
             self.ticket,
@@ -156,7 +155,7 @@ class CompareTab:
             show_progress="hidden",
             **PRIVATE,
         )
-        self.sample.input(self.on_sample, [self.result, self.sample], self.figure, queue=False, **PRIVATE)
+        self.sample.input(self.on_sample, [self.result, self.shown, self.sample], self.figure, queue=False, **PRIVATE)
 
     def method_choices(self, pde: str, chosen: tuple[str, ...] | None = None) -> dict:
         known = self.models.get(pde, [])
@@ -205,7 +204,7 @@ class CompareTab:
                         yield {self.status: parts.STOPPED, self.preview: ""}
                     return
                 if isinstance(event, cmp.Comparison):
-                    yield self.show(event, sketch.sample)
+                    yield self.show(event, sketch.sample, ticket)
                 elif sketch.add(event):
                     bar = parts.progress(event, len(settings.methods), time.perf_counter() - start)
                     yield {self.status: bar, self.preview: sketch.html()}
@@ -218,7 +217,7 @@ class CompareTab:
         finally:
             self.tickets.pop(ticket, None)
 
-    def show(self, result: cmp.Comparison, sample: int) -> dict:
+    def show(self, result: cmp.Comparison, sample: int, ticket: str) -> dict:
         return {
             self.status: "",
             self.preview: "",
@@ -227,18 +226,34 @@ class CompareTab:
             self.sample: gr.update(**self.sample_choices(result.settings.n, sample)),
             self.sentence: parts.sentence(result),
             self.table: parts.table(result),
-            self.result: result,
+            self.result: (ticket, result),
+            self.shown: ticket,
             self.query: links.to_query(result.settings),
         }
 
-    def on_sample(self, result: cmp.Comparison | None, sample: int):
-        result = result or self.first
-        return plotly_grid(comparison_grid(result, min(sample, result.settings.n - 1))) if result else gr.skip()
+    def on_show(self, result: tuple | None, shown: str) -> cmp.Comparison | None:
+        """The comparison on the page: `result` if it is the one shown, the first view if nothing has been computed."""
+        if not shown:
+            return self.first
+        return result[1] if result and result[0] == shown else None
 
-    def on_files(self, result: cmp.Comparison | None):
-        result = result or self.first
-        if result:
-            yield from export(result)
+    def on_sample(self, result: tuple | None, shown: str, sample: int):
+        comparison = self.on_show(result, shown)
+        if comparison is None:
+            gr.Warning("This result is no longer in memory: press Run to compute it again.")
+            return gr.skip()
+        return plotly_grid(comparison_grid(comparison, min(sample, comparison.settings.n - 1)))
+
+    def on_files(self, result: tuple | None, shown: str):
+        comparison = self.on_show(result, shown)
+        if comparison is None:
+            return
+        if comparison is self.first:
+            self.first_files = self.first_files or export(comparison, Path(tempfile.mkdtemp(prefix="pirf-")))
+            yield self.first_files
+        else:
+            with tempfile.TemporaryDirectory(prefix="pirf-") as folder:  # the server copies them when they are yielded
+                yield export(comparison, Path(folder))
 
     def on_load(self, request: gr.Request):
         """What the page's own link asks for, in the order of `restored`."""

@@ -1,5 +1,6 @@
 """The whole page: heading, tabs, API; and how it is launched."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -22,10 +23,19 @@ a baseline and its fine-tuned twin, from the same noise, next to a real solver.
 SESSIONS = 200  # whose results are kept in memory
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: a container's quota can be far below what the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
 def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.Blocks:
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one."""
     library = library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED))
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
         gr.HTML(HEADING, elem_id="heading")
         found = problems(library)
@@ -36,7 +46,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.B
             tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
         )
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, api_visibility="private")
-        demo.load(tab.on_files, tab.result, tab.files, show_progress="hidden", api_visibility="private")
+        demo.load(tab.on_files, [tab.result, tab.shown], tab.files, show_progress="hidden", api_visibility="private")
         add_api(library)
     return demo.queue(max_size=64)
 
