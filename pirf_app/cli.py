@@ -226,6 +226,20 @@ def finetune(
     print(f"wrote {out}, SHA-256 {run.export(out)}")
 
 
+@app.command()
+def table(reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")]) -> None:
+    """Print reports as one Markdown table."""
+    rows, levels = [], {}
+    for path in reports:
+        try:
+            report = json.loads(path.read_text())
+            rows += report["rows"]
+            levels |= report["floors"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a report of this app ({type(error).__name__}: {error})") from None
+    print(format_table(rows, levels))
+
+
 @app.command(name="first-view")
 def first_view(pde: Pde = "darcy", steps: int = 10, n: int = 4, seed: Seed = 0) -> None:
     """Compute the comparison that the page opens on (assets/first_view.npz)."""

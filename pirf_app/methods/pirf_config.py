@@ -17,13 +17,13 @@ class PirfConfig:
     change of the input channels (in units of the linear denoiser's error) and of the weights (mean square);
     `error_weight` the second norm of the reward."""
 
-    updates: int = 1000
+    updates: int = 900
     last_steps: int = 1
-    trainable: str = "highres"
-    pool: int = 1024
+    trainable: str = "decoder"
+    pool: int = 768
     pool_steps: tuple[int, ...] = (10,)
     batch: int = 16
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     warmup: int = 20
     norm: str = "two-norm"
     error_weight: float = 1.0
@@ -61,9 +61,9 @@ class PirfConfig:
 
 # Settings that end in about the named time on two CPU cores at 64x64.
 PRESETS = {
-    "30s": {"updates": 30, "pool": 64, "validation": 16, "validate_every": 10},
-    "2m": {"updates": 150, "pool": 256, "validation": 32, "validate_every": 25},
-    "10m": {"updates": 700, "pool": 1024, "validation": 32, "validate_every": 50},
+    "30s": {"updates": 20, "pool": 32, "validation": 16, "validate_every": 10},
+    "2m": {"updates": 100, "pool": 96, "validation": 32, "validate_every": 25},
+    "10m": {"updates": 600, "pool": 384, "validation": 32, "validate_every": 50},
 }
 
 
