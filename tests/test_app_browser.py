@@ -42,7 +42,7 @@ def visit(browser, server):
     def open_page(query: str = "", width: int = 1440, height: int = 900):
         page = browser.new_page(viewport={"width": width, "height": height})
         pages.append(page)
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(

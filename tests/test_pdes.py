@@ -252,3 +252,15 @@ def test_unknown_pde_is_refused(name):
         get_pde(name)
     assert one_sentence(error)
     assert "darcy" in str(error.value)
+
+
+@every_pde
+def test_symmetries_keep_what_is_measured(name):
+    pde = get_pde(name)
+    fields = pde.generate(2, 16, 3).double()
+    moved = [pde.transform(fields, k) for k in range(pde.symmetries)]
+    assert torch.equal(moved[0], fields)
+    for one in moved:
+        assert pde.residual(one).abs().max() < 1e-3
+        torch.testing.assert_close(pde.balance(one), pde.balance(fields), atol=1e-5, rtol=0)
+    assert len({tuple(one.flatten().tolist()) for one in moved}) == pde.symmetries

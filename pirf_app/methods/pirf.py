@@ -131,7 +131,9 @@ class PirfTuning:
         draw = torch.Generator().manual_seed(derived_seed(c.seed, BATCHES, self.update))
         steps = c.pool_steps[self.update % len(c.pool_steps)]
         rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=draw)
-        reward_loss, anchor, fields = self._loss(self.pool.x[steps][rows], self.pool.sample[steps][rows], steps)
+        k = int(torch.randint(self.pde.symmetries, (1,), generator=draw))
+        x, before = (self.pde.transform(states[steps][rows], k) for states in (self.pool.x, self.pool.sample))
+        reward_loss, anchor, fields = self._loss(x, before, steps)
         change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
         change = change / sum(p.numel() for p in self.parameters)
         loss = reward_loss + c.anchor * anchor + c.drift * change

@@ -104,6 +104,13 @@ class PDE(ABC):
         """The residual turned into an error of the solution, in units of its standard deviation: `[n, h, w]`,
         differentiable. An inverse of the (mean) operator, so that low frequencies are paid for like high ones."""
 
+    # Symmetries of the equation, its domain and the distribution of its data: `transform` applies number 0 to this - 1.
+    symmetries: int = 1
+
+    def transform(self, fields: Tensor, k: int) -> Tensor:
+        """`fields [n, c, N, N]` under symmetry number k; 0 is the identity."""
+        return fields
+
     def interior(self, field: Tensor) -> Tensor:
         """The part of a `[n, h, w]` map where the equation holds."""
         return field

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from .base import PDE, Channel, register
 from .random_fields import neumann_field
-from .stencils import laplacian_5pt, replicate_pad, rms
+from .stencils import laplacian_5pt, replicate_pad, rms, square_symmetry
 
 
 def edge_values(u: Tensor) -> Tensor:
@@ -26,6 +26,7 @@ class Poisson(PDE):
     equation = r"\nabla^2 u = f"
     domain = "unit square, vertices, h = 1/(N-1)"
     boundary = "u = 0 on the edge"
+    symmetries = 8
     channels = (
         Channel("f", "source f", "1", mean=0.0, std=0.29, is_input=True),
         Channel("u", "solution u", "1", mean=0.0, std=0.0042, is_input=False),
@@ -61,6 +62,9 @@ class Poisson(PDE):
         f, u = fields[:, 0], fields[:, 1]
         inner = laplacian_5pt(u, self.spacing(fields)) + self.shift * u[:, 1:-1, 1:-1] - f[:, 1:-1, 1:-1]
         return pad(inner, (1, 1, 1, 1))
+
+    def transform(self, fields: Tensor, k: int) -> Tensor:
+        return square_symmetry(fields, k)
 
     def interior(self, field: Tensor) -> Tensor:
         return field[:, 1:-1, 1:-1]

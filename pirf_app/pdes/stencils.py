@@ -50,6 +50,12 @@ def gradient_2nd(u: Tensor, h: float, dim: int) -> Tensor:
     return torch.cat([first, inner, last], dim)
 
 
+def square_symmetry(fields: Tensor, k: int) -> Tensor:
+    """`fields [..., N, N]` under element k (0 to 7) of the symmetry group of the square; 0 is the identity."""
+    turned = torch.rot90(fields, k % 4, (-2, -1))
+    return turned.flip(-1) if k >= 4 else turned
+
+
 def rms(x: Tensor) -> Tensor:
     """Root mean square over everything but the first axis."""
     return x.flatten(1).square().mean(1).sqrt()
