@@ -1,7 +1,7 @@
 """Network, preconditioning and pre-training."""
 
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -291,6 +291,18 @@ def test_a_damaged_state_is_refused(name, tmp_path):
         path.write_text("" if name == "empty" else "not a state")
     with pytest.raises(InputError, match=r"^[^\n]+$"):
         Pretraining.load(get_pde("darcy"), path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": {"colour": "red"}}, {"network": tiny_config("poisson", rank=0).to_dict()}]
+)
+def test_a_state_that_does_not_fit_is_refused(change, tmp_path):
+    run = tiny_run(config=replace(TINY_RUN, prior_rank=0))
+    tensors = {f"model.{k}": v for k, v in run.model.state_dict().items() if "rest" not in k}
+    meta = {"update": 1, "seconds": 1.0, "config": asdict(run.config), "network": run.model.config.to_dict()}
+    save_run(tmp_path / "run.state", tensors, run.optimiser, meta | {"pde": "poisson"} | change)
+    with pytest.raises(InputError, match="version"):
+        Pretraining.load(get_pde("poisson"), tmp_path / "run.state")
 
 
 @pytest.mark.parametrize(("rank", "modes"), [(0, 1), (24, 16)])

@@ -35,7 +35,7 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = sigma.expand(len(x))
         linear, scale = self.linear_part(x, sigma)
-        return linear + scale * self.correction(x, sigma, linear)
+        return linear + self.prior.hold(scale * self.correction(x, sigma, linear), sigma)
 
     def linear_part(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The linear estimate `[n, c, N, N]` and its root mean square error `[n, c, 1, 1]` (c_skip x and c_out)."""

@@ -172,9 +172,12 @@ class Pretraining:
             raise InputError(f"{path} is not the state of a pre-training run")
         if meta["pde"] != pde.name:
             raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
-        run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), device)
-        for prefix, model in (("model.", run.model), ("ema.", run.ema)):
-            model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        try:
+            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), device)
+            for prefix, model in (("model.", run.model), ("ema.", run.ema)):
+                model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        except (TypeError, RuntimeError):
+            raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
         run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
         run.update, run.seconds = meta["update"], meta["seconds"]
         return run

@@ -105,6 +105,23 @@ class GaussianPrior(nn.Module):
         )
         return (total / self.resolution**2).sqrt()[:, :, None, None]
 
+    def hold(self, change: Tensor, sigma: Tensor) -> Tensor:
+        """A change `[n, c, N, N]` of the linear estimate, held in the lowest modes to what is left there to know.
+
+        Outside the directions, the linear estimate's error in those modes may be far below `posterior_std`, which is an
+        average over all modes; a network's output at that scale would be noise there."""
+        if torch.equal(self.rest_low, self.rest):
+            return change
+        s2 = sigma.float()[:, None] ** 2
+        left = (self.rest_low * s2 / (self.rest_low + s2)).sqrt()[:, :, None, None]
+        share = (left / self.posterior_std(sigma)).clamp_max(1)
+        basis, size = self.basis[: self.box], self.directions.shape
+        low = basis @ change @ basis.T
+        padded = torch.nn.functional.pad(low, (0, self.modes - self.box, 0, self.modes - self.box)).flatten(1)
+        directions = self.directions.flatten(1)
+        spanned = (padded @ directions.T @ directions).view(-1, *size[1:])[..., : self.box, : self.box]
+        return change - basis.T @ ((1 - share) * (low - spanned)) @ basis
+
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The best linear denoiser: x `[n, c, N, N]` at noise levels sigma `[n]` to the posterior mean."""
         s2 = sigma.float().view(-1, 1) ** 2
