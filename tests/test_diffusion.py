@@ -17,7 +17,7 @@ from pirf_app.diffusion.pretraining import (
     denoising_loss,
     training_data,
 )
-from pirf_app.diffusion.prior import GaussianPrior
+from pirf_app.diffusion.prior import GaussianPrior, cosine_basis
 from pirf_app.diffusion.run_state import save_run
 from pirf_app.diffusion.sampler import initial_noise
 from pirf_app.pdes import InputError, get_pde, pde_names
@@ -382,3 +382,26 @@ def test_training_data_is_not_that_of_a_small_seed(name):
     held_out = [pde.normalise(pde.generate(4, 8, seed)) for seed in range(8)]
     samples = torch.cat(batches + held_out).flatten(1)
     assert len(torch.unique(samples, dim=0)) == len(samples)
+
+
+def test_output_is_held_in_the_lowest_modes_outside_the_directions():
+    pde = get_pde("poisson")
+    prior = GaussianPrior.fit(pde.normalise(pde.generate(400, 32, 1)), 150, 12)
+    assert (prior.rest_low < prior.rest).all()
+    sigma = torch.tensor([0.02])
+    to_grid = lambda c: prior.basis.T @ c @ prior.basis  # noqa: E731
+    along = to_grid(prior.directions[:1])
+    torch.testing.assert_close(prior.hold(along, sigma), along, atol=1e-5, rtol=1e-4)
+    low = torch.zeros(1, 2, 12, 12)
+    low[..., :8, :8] = torch.randn(1, 2, 8, 8)
+    flat = prior.directions.flatten(1)
+    off = low - (low.flatten(1) @ flat.T @ flat).view_as(low)
+    assert prior.hold(to_grid(off), sigma).norm() < 0.9 * to_grid(off).norm()
+    high = cosine_basis(32, 20).float()[15]
+    fine = (high[:, None] * high[None, :]).expand(1, 2, 32, 32)
+    torch.testing.assert_close(prior.hold(fine, sigma), fine, atol=1e-5, rtol=1e-4)
+
+
+def test_isotropic_prior_holds_nothing():
+    change = torch.randn(2, 2, 16, 16)
+    assert torch.equal(GaussianPrior(2, 16).hold(change, torch.tensor([0.1, 1.0])), change)

@@ -115,12 +115,11 @@ class GaussianPrior(nn.Module):
         s2 = sigma.float()[:, None] ** 2
         left = (self.rest_low * s2 / (self.rest_low + s2)).sqrt()[:, :, None, None]
         share = (left / self.posterior_std(sigma)).clamp_max(1)
-        basis, size = self.basis[: self.box], self.directions.shape
-        low = basis @ change @ basis.T
-        padded = torch.nn.functional.pad(low, (0, self.modes - self.box, 0, self.modes - self.box)).flatten(1)
+        low = self.basis @ change @ self.basis.T
         directions = self.directions.flatten(1)
-        spanned = (padded @ directions.T @ directions).view(-1, *size[1:])[..., : self.box, : self.box]
-        return change - basis.T @ ((1 - share) * (low - spanned)) @ basis
+        outside = low - (low.flatten(1) @ directions.T @ directions).view_as(low)
+        lowest = self.basis[: self.box]
+        return change - lowest.T @ ((1 - share) * outside[..., : self.box, : self.box]) @ lowest
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The best linear denoiser: x `[n, c, N, N]` at noise levels sigma `[n]` to the posterior mean."""
