@@ -88,6 +88,7 @@ def evaluate_command(
     n: int = 64,
     seed: Seed = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="report file to write")] = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="run the networks in bfloat16")] = False,
 ) -> None:
     """Measure checkpoints: residual, forward-solve error, conservation, distribution; floors beside them."""
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
@@ -101,12 +102,13 @@ def evaluate_command(
         chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
     rows = []
     for checkpoint in chosen:
+        checkpoint.denoiser.autocast = bfloat16
         for count in counts:
             rows.append(evaluate(checkpoint, count, n, seed))
             say(format_table(rows[-1:]).splitlines()[-1])
     levels = {name: floors(name, next(c.info.resolution for c in chosen if c.info.pde == name), n) for name in names}
     if json_path:
-        report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": seed}}
+        report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": seed, "bfloat16": bfloat16}}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
     print(format_table(rows, levels))
 

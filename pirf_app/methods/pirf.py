@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
+from ..diffusion import denoiser
 from ..diffusion.run_state import load_run, save_run
 from ..diffusion.sampler import Schedule, heun, heun_step, initial_noise
 from ..diffusion.tuned import TunedDenoiser
@@ -46,7 +47,8 @@ class PirfTuning:
         self.base, self.config = base, config
         self.pde: PDE = get_pde(base.info.pde)
         levels = [self._schedule(steps).sigmas()[-1 - config.last_steps].item() for steps in config.pool_steps]
-        self.model = TunedDenoiser(base.denoiser, max(levels))
+        self.model = TunedDenoiser(deepcopy(base.denoiser), max(levels))
+        self.model.autocast = denoiser.native_bfloat16() or base.denoiser.autocast
         self.model.base.requires_grad_(False)
         # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
         self.model.expert.to(memory_format=torch.contiguous_format)
@@ -179,6 +181,7 @@ class PirfTuning:
         for parameter, averaged in zip((p for p in expert.parameters() if p.requires_grad), self.average, strict=True):
             parameter.copy_(averaged)
         tuned.expert = expert.requires_grad_(False)
+        tuned.expert.autocast = self.base.denoiser.autocast
         return tuned
 
     def info(self, figures: dict | None = None) -> CheckpointInfo:
