@@ -30,7 +30,9 @@ STOPPED = '<div class="caption">Stopped. The figure shows the previous result.</
 
 def as_sentence(error: Exception | str) -> str:
     text = str(error)
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    start = text.split(maxsplit=1)[:1]
+    start = text[:1].upper() if start and start[0].isalpha() else text[:1]  # names of files and parameters stay
+    return start + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def problem(error: Exception | str) -> str:
