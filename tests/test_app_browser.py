@@ -69,13 +69,12 @@ def choose(page, steps: int, n: int, seed: str) -> None:
 
 
 def run(page) -> None:
-    """Presses Run and waits for the result; its settings must differ from those of the one on show."""
+    """Presses Run and waits for the result: a new caption, and no preview any more."""
     before = caption(page)
     page.click("#run")
-    page.wait_for_function(
-        "before => !document.querySelector('.preview') && document.querySelector('#caption').innerText !== before",
-        arg=before,
-    )
+    page.wait_for_function("before => document.querySelector('#caption').innerText !== before", arg=before)
+    page.wait_for_selector(".preview", state="detached")
+    page.wait_for_selector(PANELS, state="attached")
 
 
 def caption(page) -> str:

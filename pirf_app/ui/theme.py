@@ -71,9 +71,10 @@ CSS = """
 .problem { background: color-mix(in srgb, #d97706 12%, transparent); padding: 8px 12px; }
 .problem { border-radius: 4px; color: var(--body-text-color); font-size: 0.92rem; margin: 0 !important; }
 .problem + .problem { margin-top: 6px !important; }
-#results .html-container { padding: 0 2px !important; }
+#heading .html-container, #results .html-container { padding: 0 2px !important; }
 #status:not(:has(.caption, .problem, .progress)) { min-width: 0 !important; flex: 0 0 auto; }
-#status:has(.caption, .problem) { flex: 1 0 100%; }
+#status:has(.caption, .problem) { flex: 1 0 100%; } #status:has(.progress) { flex: 1 1 260px; }
+#results:has(.preview) :is(#sentence, #figures, #downloads) { opacity: 0.4; } /* they are of the previous result */
 #above:has(.progress) #caption { display: none; }
 .progress { display: flex; align-items: center; gap: 10px; flex-wrap: wrap; font-size: 0.88rem; }
 .progress { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
@@ -126,6 +127,7 @@ CSS = """
 #downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
 @media (max-width: 860px) {
   .gradio-container > main { padding: 10px 10px 8px !important; }
+  .gradio-container .main { padding: 8px !important; }
   #compare { flex-direction: column; align-items: stretch; }
   #controls { max-width: none; min-width: 0 !important; }
   #stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
