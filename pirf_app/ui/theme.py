@@ -42,8 +42,8 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1440px !important; margin: 0 auto !important; }
-.gradio-container > main { padding: 16px 20px 8px !important; }
+.gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto !important; }
+.gradio-container .main, .gradio-container .wrap, .gradio-container main { width: 100%; }
 #heading h1 { font-size: 1.45rem; margin: 0 0 2px; letter-spacing: -0.01em; }
 #heading p { margin: 0; color: var(--body-text-color-subdued); max-width: 110ch; line-height: 1.45; }
 #compare { flex-wrap: nowrap; align-items: flex-start; gap: 16px; }
@@ -117,7 +117,7 @@ CSS = """
 .figures table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 0 !important; }
 .figures table, .figures tr, .figures th, .figures td { border: none !important; background: none !important; }
 .figures tr + tr, .figures tbody tr:first-child { border-top: 1px solid var(--border-color-primary) !important; }
-.figures th, .figures td { padding: 7px 12px !important; text-align: right; white-space: nowrap; font-size: 0.9rem; }
+.figures th, .figures td { padding: 7px 10px !important; text-align: right; white-space: nowrap; font-size: 0.9rem; }
 .figures th:first-child, .figures td:first-child { text-align: left; padding-left: 2px !important; }
 .figures thead th { font-weight: 600; vertical-align: top; }
 .figures small { display: block; font-weight: 400; font-size: 0.78rem; color: var(--body-text-color-subdued); }
@@ -126,8 +126,7 @@ CSS = """
 .dark .figures .better { color: #34d399; } .dark .figures .worse { color: #fbbf24; }
 #downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
 @media (max-width: 860px) {
-  .gradio-container > main { padding: 10px 10px 8px !important; }
-  .gradio-container .main { padding: 8px !important; }
+  .gradio-container .main.fillable.app { padding: 8px 10px !important; }
   #compare { flex-direction: column; align-items: stretch; }
   #controls { max-width: none; min-width: 0 !important; }
   #stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
