@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from .diffusion.denoiser import Denoiser
 from .diffusion.network import NetworkConfig
-from .diffusion.prior import MAX_MODES, MAX_RANK
+from .diffusion.prior import PriorConfig
 from .diffusion.sampler import Schedule
 from .diffusion.tuned import TunedDenoiser
 from .pdes import get_pde
 from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BYTES = 200 * 2**20
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
@@ -49,8 +49,7 @@ class CheckpointInfo:
     network: dict
     normalisation: dict
     sampler: dict
-    prior_rank: int = 0
-    prior_modes: int = 1
+    prior: dict = field(default_factory=lambda: PriorConfig().to_dict())
     parent: str | None = None
     handover: float | None = None
     recipe: dict = field(default_factory=dict)
@@ -73,11 +72,6 @@ class Checkpoint:
     denoiser: Denoiser | TunedDenoiser
     info: CheckpointInfo
     sha256: str
-
-
-def normalisation_of(pde_name: str) -> dict:
-    channels = get_pde(pde_name).channels
-    return {"mean": [c.mean for c in channels], "std": [c.std for c in channels]}
 
 
 def file_sha256(path: Path) -> str:
@@ -146,19 +140,18 @@ def _check_info(info: CheckpointInfo) -> None:
     channels = len(get_pde(info.pde).channels)
     network = NetworkConfig.from_dict(info.network).check()
     check_whole("resolution", info.resolution, 8, MAX_RESOLUTION)
-    check_whole("prior_rank", info.prior_rank, 0, MAX_RANK)
-    check_whole("prior_modes", info.prior_modes, 1, min(MAX_MODES, network.resolution))
-    shape = (info.resolution, channels * (2 if info.prior_rank else 1), channels)
+    prior = PriorConfig.from_dict(info.prior).check(channels, network.resolution)
+    shape = (info.resolution, channels * prior.inputs, channels)
     if shape != (network.resolution, network.in_channels, network.out_channels) or network.to_dict() != info.network:
         raise InputError(f"the network does not fit {info.pde} at a resolution of {info.resolution}")
-    if info.normalisation != normalisation_of(info.pde):
+    if info.normalisation != get_pde(info.pde).normalisation():
         raise InputError(f"it was trained with another normalisation of {info.pde} fields")
     if not isinstance(info.method, str) or not info.method.strip():
         raise InputError(f"the method must be a name, not {shown(info.method)}")
     if not isinstance(info.recipe, dict) or not isinstance(info.figures, dict):
         raise InputError("recipe and figures must be tables of values")
     if info.schedule.to_dict() != info.sampler:
-        raise InputError("the sampler must name steps, sigma_min, sigma_max and rho")
+        raise InputError("the sampler must name steps, sigma_min, sigma_max, rho and solver")
     if (info.parent is None) != (info.handover is None):
         raise InputError("both the parent and the handover noise level must be named, or neither")
     if info.parent is not None:
@@ -179,7 +172,7 @@ def load_checkpoint(
     sha256 = file_sha256(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
-    size = (NetworkConfig.from_dict(info.network), info.prior_rank, info.prior_modes)
+    size = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior))
     if info.parent is None:
         with torch.device("meta"):
             expected = Denoiser(*size).state_dict()
@@ -190,7 +183,7 @@ def load_checkpoint(
         parent = find_parent(info.parent)
         if not isinstance(parent.denoiser, Denoiser):
             raise CheckpointError(f"{path.name} continues a tuned checkpoint; its parent must be a base one")
-        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior_rank", "prior_modes")):
+        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior")):
             raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
         tensors = _read_tensors(path, parent.denoiser.state_dict(), whole=False)
         model = TunedDenoiser(parent.denoiser, float(info.handover))
@@ -249,13 +242,14 @@ class Library:
         except (OSError, *MALFORMED) as error:
             raise unreadable(path, error) from None
 
-    def write_manifest(self) -> list[dict]:
-        """Lists every readable checkpoint of the folder afresh."""
+    def write_manifest(self, measured: Callable[[CheckpointInfo], dict] | None = None) -> list[dict]:
+        """Lists every readable checkpoint of the folder afresh, with its `measured` figures (else its own)."""
         entries = []
         for path in sorted(self.folder.glob("*.safetensors")):
             info = read_info(path)
             entry = {"name": path.stem, "file": path.name, "sha256": file_sha256(path), "size": path.stat().st_size}
             entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
+            entry["figures"] = measured(info) if measured else info.figures
             entries.append(entry)
         (self.folder / "manifest.json").write_text(json.dumps({"models": entries}, indent=1) + "\n")
         return entries

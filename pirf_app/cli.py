@@ -13,7 +13,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .checkpoints import CheckpointError, Library, load_checkpoint
+from .checkpoints import Library
+from .cli_models import models
 from .cli_parts import (
     check_count,
     check_folder,
@@ -27,17 +28,17 @@ from .cli_parts import (
 )
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
-from .diffusion.sampler import check_steps
-from .evaluation import draw_fields, environment, evaluate, figures, floors
+from .diffusion.sampler import SOLVERS, check_steps
+from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
 from .methods.pirf import PirfTuning
 from .methods.pirf_config import PRESETS, DivergedError, PirfConfig
 from .methods.rewards import NORMS
 from .pdes import InputError, get_pde, pde_names
-from .report import format_table
+from .report import format_table, read_report, replace_table
+from .statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
 app.add_typer(models, name="models")
 
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
@@ -100,13 +101,20 @@ def evaluate_command(
     for name in names:
         known = library.methods(name, get_pde(name).default_resolution)
         chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
-    rows = []
-    for checkpoint in chosen:
-        checkpoint.denoiser.autocast = bfloat16
+    rows, levels = [], {}
+    for name in names:
+        members = [c for c in chosen if c.info.pde == name]
+        for checkpoint in members:
+            checkpoint.denoiser.autocast = bfloat16
+        levels[name] = floors(name, members[0].info.resolution, n)
         for count in counts:
-            rows.append(evaluate(checkpoint, count, n, seed))
-            say(format_table(rows[-1:]).splitlines()[-1])
-    levels = {name: floors(name, next(c.info.resolution for c in chosen if c.info.pde == name), n) for name in names}
+            found = evaluate(members, count, n, seed)
+            for row in found:
+                row["flags"] = flags(row, found[0], levels[name])
+                say(format_table([row]).splitlines()[-1])
+            rows += found
+    order = {(c.info.pde, c.info.method): i for i, c in enumerate(chosen)}
+    rows.sort(key=lambda row: order[row["pde"], row["method"]])
     if json_path:
         report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": seed, "bfloat16": bfloat16}}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
@@ -143,28 +151,34 @@ def pretrain(
     channels: Annotated[int, typer.Option(help="base channels of the U-Net")] = _NETWORK.base_channels,
     multipliers: Annotated[str, typer.Option(help="channel multipliers by level")] = "1,2,3,4",
     blocks: Annotated[int, typer.Option(help="residual blocks a level")] = _NETWORK.blocks,
-    prior_rank: Annotated[
-        int, typer.Option(help="rank of the data covariance; 0: EDM's scalar")
-    ] = _PRETRAIN.prior_rank,
-    sigma_min: Annotated[float, typer.Option(help="lowest noise level to recommend")] = _PRETRAIN.sigma_min,
+    patch: Annotated[int, typer.Option(help="pixels an axis that the network takes as one")] = _NETWORK.patch,
+    prior_box: Annotated[
+        int, typer.Option(help="lowest modes an axis with a full covariance; 0: EDM's scalar variance")
+    ] = _PRETRAIN.prior_box,
+    sigma_min: Annotated[float | None, typer.Option(help="lowest noise level to recommend")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="highest noise level to recommend")] = None,
+    rho: Annotated[float | None, typer.Option(help="spacing of the noise levels to recommend")] = None,
+    solver: Annotated[str | None, typer.Option(help="solver to recommend: " + ", ".join(SOLVERS))] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
     save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 240.0,
 ) -> None:
     """Train a base checkpoint on fresh solver data. The state for --resume is kept beside OUT, with the suffix .state;
-    a resumed run keeps its options, but --samples may set a new length."""
+    a resumed run keeps its options, but --samples may set a new length, and the recommended sampler may change."""
     problem, state = get_pde(pde), state_beside(out)
+    chosen = {"samples": samples, "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "solver": solver}
+    chosen = {k: v for k, v in chosen.items() if v is not None}
     if resume and state.exists():
         run = Pretraining.load(problem, state)
-        if samples is not None:
-            run.config = replace(run.config, samples=samples)
+        run.config = replace(run.config, **chosen)
     else:
-        c, length = len(problem.channels), _PRETRAIN.samples if samples is None else samples
-        config = PretrainConfig(length, batch, learning_rate, prior_rank=prior_rank, sigma_min=sigma_min, seed=seed)
+        c = len(problem.channels)
+        chosen |= {"batch": batch, "learning_rate": learning_rate, "prior_box": prior_box, "seed": seed}
         widths = tuple(whole_numbers("multipliers", multipliers))
-        run = Pretraining(
-            problem, NetworkConfig(resolution, 2 * c if prior_rank else c, c, channels, widths, blocks), config
-        )
+        network = NetworkConfig(resolution, 2 * c if prior_box else c, c, channels, widths, blocks, patch=patch)
+        padding = tuple("circular" if around else "zeros" for around in problem.periodic)
+        network = replace(network, padding=padding, row_waves=problem.row_waves)
+        run = Pretraining(problem, network, PretrainConfig(**chosen))
     losses = []
     for step in run_with_saves(run, state, save_every):
         losses.append(step.loss)
@@ -229,59 +243,52 @@ def finetune(
 
 
 @app.command()
-def table(reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")]) -> None:
+def table(
+    reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="write them as one report, too")] = None,
+    steps: Annotated[str | None, typer.Option(help="only these step counts, separated by commas")] = None,
+    into: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace")] = None,
+) -> None:
     """Print reports as one Markdown table."""
-    rows, levels = [], {}
+    rows, levels, report = [], {}, {}
     for path in reports:
-        try:
-            report = json.loads(path.read_text())
-            rows += report["rows"]
-            levels |= report["floors"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a report of this app ({type(error).__name__}: {error})") from None
-    print(format_table(rows, levels))
+        report = read_report(path)
+        rows += report["rows"]
+        levels |= report["floors"]
+    if json_path:
+        merged = report | {"rows": rows, "floors": levels}
+        check_folder(json_path).write_text(json.dumps(merged, indent=1) + "\n")
+    if steps:
+        counts = whole_numbers("steps", steps)
+        rows = [row for row in rows if row["steps"] in counts]
+    made = format_table(rows, levels)
+    if into:
+        into.write_text(replace_table(into.read_text(), made))
+    print(made)
+
+
+@app.command()
+def reference(
+    pde: Annotated[str, typer.Option(help="benchmarks separated by commas, or all")] = "all",
+    n: int = 4096,
+    resolution: int = 64,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = FOLDER,
+) -> None:
+    """Measure held-out solver data: the statistics in assets/reference that evaluate compares with."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in split("pde", pde, pde_names()):
+        problem = get_pde(name)
+        problem.check_request(check_count(n), resolution, REFERENCE_SEED)
+        check_memory(n, resolution)
+        path = out / reference_path(name, resolution).name
+        Statistics.of(problem, problem.generate(n, resolution, REFERENCE_SEED)).save(path)
+        print(f"wrote {path}")
 
 
 @app.command(name="first-view")
 def first_view(pde: Pde = "darcy", steps: int = 10, n: int = 4, seed: Seed = 0) -> None:
     """Compute the comparison that the page opens on (assets/first_view.npz)."""
     print(write_first_view(Library(), pde=pde, steps=steps, n=n, seed=seed).sentence)
-
-
-@models.command(name="list")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="print the manifest's entries")] = False) -> None:
-    """List the bundled checkpoints."""
-    entries = Library().manifest()
-    if as_json:
-        print(json.dumps(entries))
-        return
-    for entry in entries:
-        print(f"{entry['name']:<20} {entry['size'] / 2**20:5.1f} MB  {entry['sha256'][:12]}")
-
-
-@models.command()
-def verify(files: Annotated[list[Path] | None, typer.Argument(help="files; none: the bundled ones")] = None) -> None:
-    """Check hashes, metadata, keys, shapes, dtypes and finite values."""
-    library = Library()
-    jobs = [(path, None) for path in files or []] or [
-        (library.folder / e["file"], e["sha256"]) for e in library.manifest()
-    ]
-    failures = []
-    for path, sha256 in jobs:
-        try:
-            load_checkpoint(path, library.find_parent, sha256)
-            print(f"{path.name}: good")
-        except CheckpointError as error:
-            failures.append(str(error))
-    if failures:
-        raise CheckpointError("; ".join(failures))
-
-
-@models.command()
-def manifest() -> None:
-    """Write checkpoints/manifest.json afresh from the files beside it."""
-    for entry in Library().write_manifest():
-        print(entry["name"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,12 @@
-"""Report rows as a Markdown table."""
+"""Reports of `evaluate`: read, and their rows as a Markdown table."""
+
+import json
+import re
+from pathlib import Path
+
+from .pdes import InputError
+
+MARKS = "<!-- benchmark -->", "<!-- /benchmark -->"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -35,3 +43,22 @@ def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str
             floor = {"pde": row["pde"], "method": "solver data", "steps": "", "nfe": ""} | floors[row["pde"]]
             lines.append("| " + " | ".join(show(floor) for show in COLUMNS.values()) + " |")
     return "\n".join(lines)
+
+
+def read_report(path: Path) -> dict:
+    """The report `{rows, floors, environment}` in a file. Raises InputError."""
+    try:
+        report = json.loads(path.read_text())
+        return {"rows": list(report["rows"]), "floors": dict(report["floors"]), "environment": report["environment"]}
+    except FileNotFoundError:
+        raise InputError(f"there is no report {path}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a report of this app ({type(error).__name__}: {error})") from None
+
+
+def replace_table(text: str, table: str) -> str:
+    """`text` with what stands between the two benchmark marks replaced. Raises InputError where they are missing."""
+    start, end = MARKS
+    if start not in text or end not in text:
+        raise InputError(f"the file has no lines {start} and {end} to put the table between")
+    return re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)

@@ -5,10 +5,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
+from torch import Tensor
 
-from pirf_app.checkpoints import BUNDLED, Library
-from pirf_app.diffusion import denoiser
+from pirf_app.checkpoints import BUNDLED, Library, save_checkpoint
+from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
+from pirf_app.pdes import get_pde, pde_names, vorticity
 
 
 def free_port() -> int:
@@ -21,8 +24,55 @@ def free_port() -> int:
 def _float32():
     """Models compute in float32 on every machine, so that tolerances mean the same everywhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denoiser, "native_bfloat16", lambda device="cpu": False)
+        for module in (denoiser, pretraining):
+            patch.setattr(module, "native_bfloat16", lambda device="cpu": False)
         yield
+
+
+_flows: dict[tuple[int, int], Tensor] = {}
+
+
+@pytest.fixture(scope="module")
+def quick_data():
+    """Kolmogorov flow without the long way to its steady regime, each trajectory computed once for all modules, and a
+    training pool of two trajectories: for tests of what is done with data, not of the data."""
+    flow = type(get_pde("kolmogorov"))
+    real = flow.generate
+
+    def generate(self, n: int, resolution: int, seed: int) -> Tensor:
+        self.check_request(n, resolution, seed)
+        key = (resolution, seed)
+        if key not in _flows or len(_flows[key]) < n:
+            _flows[key] = real(self, n, resolution, seed)
+        return _flows[key][:n].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vorticity, "SPIN_UP", 4)
+        patch.setattr(flow, "generate", generate)
+        patch.setattr(flow, "training_pool", 64)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A base and a tuned 16x16 checkpoint for every PDE, and their manifest."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name in pde_names():
+        model = tiny_denoiser(name)
+        sha256 = save_checkpoint(folder / f"{name}-16-base.safetensors", model, info_of(model, name))
+        info = info_of(model, name, "pirf", parent=sha256, handover=HANDOVER)
+        save_checkpoint(folder / f"{name}-16-pirf.safetensors", tuned_from(model), info)
+    Library(folder).write_manifest()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_library(tiny_folder) -> Library:
+    """`tiny_folder` in place of the bundled checkpoints: 16x16 is every PDE's default resolution meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in pde_names():
+            patch.setattr(type(get_pde(name)), "default_resolution", 16)
+        yield Library(tiny_folder)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .network import NetworkConfig, UNet
-from .prior import GaussianPrior
-
-SIGMA_DATA = 0.5
+from .prior import PriorConfig
 
 
 def native_bfloat16(device: str | torch.device = "cpu") -> bool:
@@ -19,13 +17,14 @@ def native_bfloat16(device: str | torch.device = "cpu") -> bool:
 class Denoiser(nn.Module):
     """D(x; sigma): the expected clean field `[n, c, N, N]` for a noisy one at noise levels sigma `[n]`.
 
-    With a prior of rank > 0 the network also sees the linear estimate, so it takes twice the channels. With `autocast`
-    the network (not the rest) computes in bfloat16: faster, but a sample then depends on its batch in digit three."""
+    With `autocast` the network (not the prior) computes in bfloat16: faster where the processor has it, but a sample
+    then depends on its batch in digit three."""
 
-    def __init__(self, config: NetworkConfig, rank: int = 0, modes: int = 1):
+    def __init__(self, config: NetworkConfig, prior: PriorConfig = PriorConfig()):  # noqa: B008
         super().__init__()
         self.network = UNet(config)
-        self.prior = GaussianPrior(config.out_channels, config.resolution, rank, modes, SIGMA_DATA)
+        self.prior = prior.build(config.out_channels, config.resolution)
+        self.prior_config = prior
         self.autocast = False
 
     @property
@@ -34,19 +33,16 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = sigma.expand(len(x))
-        linear, scale = self.linear_part(x, sigma)
-        return linear + self.prior.hold(scale * self.correction(x, sigma, linear), sigma)
+        linear, features = self.prior.condition(x, sigma)
+        return linear + self.prior.scale(self.output(features, sigma), sigma)
 
-    def linear_part(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The linear estimate `[n, c, N, N]` and its root mean square error `[n, c, 1, 1]` (c_skip x and c_out)."""
-        return self.prior.denoise(x, sigma), self.prior.posterior_std(sigma)
+    def output(self, features: Tensor, sigma: Tensor) -> Tensor:
+        """The network's F `[n, c, N, N]`, float32."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.network(features, sigma.log() / 4).float()
 
-    def correction(self, x: Tensor, sigma: Tensor, linear: Tensor) -> Tensor:
-        """The network's output F, in units of `posterior_std`; float32."""
-        c_in = (sigma**2 + SIGMA_DATA**2).rsqrt()[:, None, None, None]
-        inputs = x * c_in
-        if self.prior.rank:
-            inputs = torch.cat([inputs, linear / SIGMA_DATA], 1)
-        label = sigma.log() / 4
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.network(inputs, label).float()
+    def loss(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Denoising loss, weighted by one over the linear estimate's mean square error: 1 is no better than that."""
+        noisy = clean + sigma[:, None, None, None] * noise
+        linear, features = self.prior.condition(noisy, sigma)
+        return self.prior.loss(self.output(features, sigma), clean - linear, sigma)

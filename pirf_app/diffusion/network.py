@@ -1,24 +1,30 @@
 """The DDPM++ U-Net of Song et al. (arXiv 2011.13456) as EDM uses it (Karras et al., arXiv 2206.00364, appendix F.2)."""
 
 from dataclasses import asdict, dataclass
-from math import gcd, log, sqrt
+from functools import partial
+from math import gcd, log, pi, sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pdes.base import MAX_RESOLUTION, InputError, check_whole, shown
+from ..pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 
 MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 6, 512, 8
 COARSEST = 4  # pixels across the coarsest level
 SKIP_SCALE = sqrt(0.5)
+PADDINGS = ("zeros", "circular")
 # What may be trained: the decoder from this level (0: full resolution) on; None is the whole network.
 SUFFIXES = {"last": 0, "highres": 1, "decoder": 10, "all": None}
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Size of a U-Net. The published networks use 128 base channels, multipliers (1, 2, 2, 2), 4 blocks a level."""
+    """Size of a U-Net. The published networks use 128 base channels, multipliers (1, 2, 2, 2), 4 blocks a level.
+
+    With `patch` 2 a 2x2 patch of pixels becomes one pixel of 4 times the channels, and back at the end: the levels,
+    and the cost, are those of half the resolution. `padding` is "zeros" or "circular", for rows and columns;
+    `row_waves` adds the sine and cosine of so many periods along the rows as input channels."""
 
     resolution: int = 64
     in_channels: int = 2
@@ -27,6 +33,14 @@ class NetworkConfig:
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 1
     attention: tuple[int, ...] = (16,)
+    patch: int = 1
+    padding: tuple[str, str] = ("zeros", "zeros")
+    row_waves: tuple[float, ...] = ()
+
+    @property
+    def grid(self) -> int:
+        """Pixels across the finest level."""
+        return self.resolution // self.patch
 
     def check(self) -> "NetworkConfig":
         """This configuration, if a network of that size can be built and run. Raises InputError."""
@@ -36,23 +50,32 @@ class NetworkConfig:
         check_whole("blocks", self.blocks, 1, MAX_BLOCKS)
         if check_whole("base_channels", self.base_channels, 4, MAX_WIDTH) % 2:
             raise InputError(f"base_channels must be even, not {self.base_channels}")
-        for name in ("multipliers", "attention"):
+        for name in ("multipliers", "attention", "padding", "row_waves"):
             if not isinstance(getattr(self, name), tuple):
-                raise InputError(f"{name} must be a list of whole numbers, not {shown(getattr(self, name))}")
+                raise InputError(f"{name} must be a list, not {shown(getattr(self, name))}")
+        if len(self.padding) != 2 or not set(self.padding) <= set(PADDINGS):
+            raise InputError(f"padding must be two of {', '.join(PADDINGS)}, not {shown(self.padding)}")
+        for waves in self.row_waves:
+            check_number("a number of waves", waves, 0.1, 100)
+        if self.resolution % check_whole("patch", self.patch, 1, 8):
+            raise InputError(f"a resolution of {self.resolution} has no whole number of patches of {self.patch}")
         levels = check_whole("the number of multipliers", len(self.multipliers), 1, MAX_LEVELS)
         for multiplier in self.multipliers:
             check_whole("a multiplier", multiplier, 1, MAX_WIDTH // self.base_channels)
         for size in self.attention:
             check_whole("a resolution with attention", size, 1, MAX_RESOLUTION)
-        coarsest, rest = divmod(self.resolution, 2 ** (levels - 1))
+        coarsest, rest = divmod(self.grid, 2 ** (levels - 1))
         if rest or coarsest < COARSEST:
             raise InputError(
-                f"a resolution of {self.resolution} cannot be halved {levels - 1} times to {COARSEST} pixels or more"
+                f"a resolution of {self.grid} cannot be halved {levels - 1} times to {COARSEST} pixels or more"
             )
         return self
 
     def to_dict(self) -> dict:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """As it is written to a file; what has its default and came later than the first files is left out."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        later = {"patch": 1, "padding": ["zeros", "zeros"], "row_waves": []}
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     @classmethod
     def from_dict(cls, values: dict) -> "NetworkConfig":
@@ -63,8 +86,22 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(gcd(min(32, channels // 4), channels), channels, eps=1e-6)
 
 
-def conv(c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size; along an axis that is "circular" the field closes on itself."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, padding: tuple[str, str]):
+        width = [kernel // 2 if kind == "circular" else 0 for kind in padding]
+        super().__init__(c_in, c_out, kernel, padding=tuple(kernel // 2 - w for w in width))
+        self.around = (width[1], width[1], width[0], width[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.around, mode="circular") if any(self.around) else x)
+
+
+def conv(
+    c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0, padding: tuple[str, str] = ("zeros", "zeros")
+) -> Conv:
+    layer = Conv(c_in, c_out, kernel, padding)
     nn.init.xavier_uniform_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(gain)
@@ -112,14 +149,22 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Residual block with the resampling inside: `resample` is "up" (nearest), "down" (2x2 mean) or None."""
 
-    def __init__(self, c_in: int, c_out: int, c_emb: int, resample: str | None = None, attention: bool = False):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        c_emb: int,
+        resample: str | None = None,
+        attention: bool = False,
+        padding: tuple[str, str] = ("zeros", "zeros"),
+    ):
         super().__init__()
         self.resample = resample
         self.norm0 = group_norm(c_in)
-        self.conv0 = conv(c_in, c_out)
+        self.conv0 = conv(c_in, c_out, padding=padding)
         self.affine = linear(c_emb, c_out)
         self.norm1 = group_norm(c_out)
-        self.conv1 = conv(c_out, c_out, gain=1e-5)
+        self.conv1 = conv(c_out, c_out, gain=1e-5, padding=padding)
         self.skip = conv(c_in, c_out, 1) if resample or c_in != c_out else None
         self.attention = Attention(c_out) if attention else None
 
@@ -154,34 +199,39 @@ class UNet(nn.Module):
         self.map0 = linear(base, c_emb)
         self.map1 = linear(c_emb, c_emb)
 
-        self.encoder = nn.ModuleList([conv(config.in_channels, base)])
+        patch, waves = config.patch**2, 2 * len(config.row_waves)
+        block = partial(Block, c_emb=c_emb, padding=config.padding)
+        self.encoder = nn.ModuleList([conv((config.in_channels + waves) * patch, base, padding=config.padding)])
         skips, c = [base], base
         for level, width in enumerate(widths):
-            attention = config.resolution >> level in config.attention
+            attention = config.grid >> level in config.attention
             if level:
-                self.encoder.append(Block(c, c, c_emb, "down"))
+                self.encoder.append(block(c, c, resample="down"))
                 skips.append(c)
             for _ in range(config.blocks):
-                self.encoder.append(Block(c, width, c_emb, attention=attention))
+                self.encoder.append(block(c, width, attention=attention))
                 c = width
                 skips.append(c)
 
-        self.decoder = nn.ModuleList([Block(c, c, c_emb, attention=True), Block(c, c, c_emb)])
+        self.decoder = nn.ModuleList([block(c, c, attention=True), block(c, c)])
         self.takes_skip = [False, False]
         self.decoder_level = [levels - 1, levels - 1]
         for level in reversed(range(levels)):
             if level < levels - 1:
-                self.decoder.append(Block(c, c, c_emb, "up"))
+                self.decoder.append(block(c, c, resample="up"))
                 self.takes_skip.append(False)
                 self.decoder_level.append(level)
             for i in range(config.blocks + 1):
-                attention = i == config.blocks and config.resolution >> level in config.attention
-                self.decoder.append(Block(c + skips.pop(), widths[level], c_emb, attention=attention))
+                attention = i == config.blocks and config.grid >> level in config.attention
+                self.decoder.append(block(c + skips.pop(), widths[level], attention=attention))
                 c = widths[level]
                 self.takes_skip.append(True)
                 self.decoder_level.append(level)
         self.out_norm = group_norm(c)
-        self.out_conv = conv(c, config.out_channels, gain=1e-5)
+        self.out_conv = conv(c, config.out_channels * patch, gain=1e-5, padding=config.padding)
+        phase = 2 * pi * torch.arange(config.resolution)[:, None] / config.resolution * torch.tensor(config.row_waves)
+        rows = torch.cat([phase.sin(), phase.cos()], 1).T[:, :, None].expand(-1, -1, config.resolution)
+        self.register_buffer("positions", rows.contiguous(), persistent=False)
         self.first_trainable = 0
 
     def freeze(self, trainable: str) -> list[nn.Parameter]:
@@ -198,6 +248,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         grad = torch.is_grad_enabled()
+        x = torch.cat([x, self.positions.to(x).expand(len(x), -1, -1, -1)], 1)
+        x = F.pixel_unshuffle(x, self.config.patch)
         with torch.set_grad_enabled(grad and self.first_trainable == 0):
             emb = F.silu(self.map1(F.silu(self.map0(self.embedding(label).to(x.dtype)))))
             skips = []
@@ -207,4 +259,4 @@ class UNet(nn.Module):
         for i, block in enumerate(self.decoder, len(self.encoder)):
             with torch.set_grad_enabled(grad and i >= self.first_trainable):
                 x = block(torch.cat([x, skips.pop()], 1) if self.takes_skip[i - len(self.encoder)] else x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return F.pixel_shuffle(self.out_conv(F.silu(self.out_norm(x))), self.config.patch)

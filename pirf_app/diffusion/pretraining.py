@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints import CheckpointInfo, normalisation_of, save_checkpoint
+from ..checkpoints import CheckpointInfo, save_checkpoint
 from ..pdes import PDE, InputError
 from ..pdes.base import check_number, check_seed, check_whole
 from ..pdes.random_fields import TRAINING_DATA, TRAINING_NOISE, derived_seed
-from .denoiser import Denoiser
+from .denoiser import Denoiser, native_bfloat16
 from .network import NetworkConfig
-from .prior import MAX_MODES, MAX_RANK, GaussianPrior
+from .prior import MAX_MODES, ModePrior, PriorConfig
 from .run_state import load_run, save_run
 from .sampler import Schedule
 
-# The chunk of training data that the covariance is estimated from; updates count from 0 and never get there.
+# The chunk of training data that the covariance is estimated from, and the pool of a PDE with a slow solver drawn;
+# updates count from 0 and never get there.
 PRIOR_CHUNK = 2**31
 
 
@@ -32,7 +33,9 @@ class PretrainConfig:
     """Recipe. `samples` fixes the length of the cosine decay of the learning rate; noise levels are log-normal.
 
     `ema_samples` is the half-life of the weight average, shortened to a tenth of the samples seen early on;
-    `sigma_min` is the lowest noise level that the checkpoint recommends. Raises InputError for a value out of range."""
+    `prior_box` is that of the `ModePrior` (0: EDM's scalar variance), estimated from `prior_samples` fields;
+    sigma_min, sigma_max, rho and the solver are what the checkpoint recommends for sampling. Raises InputError for a
+    value out of range."""
 
     samples: int = 100_000
     batch: int = 16
@@ -41,25 +44,29 @@ class PretrainConfig:
     noise_mean: float = -0.8
     noise_std: float = 1.6
     ema_samples: float = 3_000.0
-    prior_rank: int = 256
-    prior_modes: int = 32
+    prior_box: int = 16
     prior_samples: int = 8_192
     sigma_min: float = 0.02
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    solver: str = "multistep"
     seed: int = 0
 
     def __post_init__(self):
         check_whole("samples", self.samples, 1, 10**12)
         check_whole("batch", self.batch, 1, 2**16)
         check_whole("warmup_samples", self.warmup_samples, 1, 10**12)
-        check_whole("prior_rank", self.prior_rank, 0, MAX_RANK)
-        check_whole("prior_modes", self.prior_modes, 1, MAX_MODES)
-        check_whole("prior_samples", self.prior_samples, self.prior_rank + 2, 2**20)
+        check_whole("prior_box", self.prior_box, 0, MAX_MODES)
+        check_whole("prior_samples", self.prior_samples, 8, 2**20)
         check_number("learning_rate", self.learning_rate, 1e-8, 1)
         check_number("noise_mean", self.noise_mean, -10, 10)
         check_number("noise_std", self.noise_std, 0, 10)
         check_number("ema_samples", self.ema_samples, 1, 1e12)
         check_seed(self.seed)
-        Schedule(sigma_min=self.sigma_min)
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        return Schedule(sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho, solver=self.solver)
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,6 @@ def training_data(pde: PDE, n: int, resolution: int, seed: int, chunk: int) -> T
     return pde.normalise(pde.generate(n, resolution, derived_seed(seed, TRAINING_DATA, chunk)))
 
 
-def denoising_loss(denoiser: Denoiser, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """EDM loss with its weight 1 / c_out^2: mean square error in units of the linear denoiser's, per channel."""
-    noisy = clean + sigma[:, None, None, None] * noise
-    linear, scale = denoiser.linear_part(noisy, sigma)
-    target = (clean - linear) / scale
-    return (denoiser.correction(noisy, sigma, linear) - target).square().mean()
-
-
 class Pretraining:
     """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it.
 
@@ -94,29 +93,44 @@ class Pretraining:
 
     def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, device: str = "cpu"):
         network.check()
-        modes = min(config.prior_modes, network.resolution) if config.prior_rank else 1
-        config = replace(config, prior_modes=modes)
         channels = len(pde.channels)
-        if (network.in_channels, network.out_channels) != (channels * (2 if config.prior_rank else 1), channels):
+        config = replace(config, prior_box=min(config.prior_box, network.resolution))
+        bases = tuple(c.basis for c in pde.channels) if config.prior_box else ()
+        prior = PriorConfig(config.prior_box, bases).check(channels, network.resolution)
+        if (network.in_channels, network.out_channels) != (channels * prior.inputs, channels):
             raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
-        if config.prior_rank:
-            check_whole(f"the prior's rank at {modes} modes", config.prior_rank, 1, min(MAX_RANK, channels * modes**2))
         self.pde, self.config, self.device = pde, config, device
         torch.manual_seed(config.seed)
-        self.model = Denoiser(network, config.prior_rank, config.prior_modes).to(device)
-        self.model.autocast = True
+        self.model = Denoiser(network, prior).to(device)
+        self.model.autocast = native_bfloat16(device)
         self.ema = deepcopy(self.model)
         self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))
         self.update = 0
         self.seconds = 0.0
+        self.pool: Tensor | None = None
 
     def fit_prior(self) -> None:
         c = self.config
-        if c.prior_rank:
-            fields = training_data(self.pde, c.prior_samples, self.model.config.resolution, c.seed, PRIOR_CHUNK)
-            prior = GaussianPrior.fit(fields, c.prior_rank, c.prior_modes)
+        if c.prior_box:
+            if self.pool is None:
+                fields = training_data(self.pde, c.prior_samples, self.model.config.resolution, c.seed, PRIOR_CHUNK)
+            else:
+                fields = self.turned(self.pool, torch.Generator().manual_seed(c.seed))
+            prior = ModePrior.fit(fields, c.prior_box, self.model.prior_config.bases)
             for model in (self.model, self.ema):
                 model.prior.load_state_dict(prior.state_dict())
+
+    def batch(self, draw: torch.Generator) -> Tensor:
+        """Normalised fields for the next update: fresh ones, or from the pool under a symmetry each."""
+        c = self.config
+        if self.pool is None:
+            return training_data(self.pde, c.batch, self.model.config.resolution, c.seed, self.update)
+        return self.turned(self.pool[torch.randint(len(self.pool), (c.batch,), generator=draw)], draw)
+
+    def turned(self, fields: Tensor, draw: torch.Generator) -> Tensor:
+        """`fields`, each under a random symmetry of the PDE."""
+        turns = torch.randint(self.pde.symmetries, (len(fields),), generator=draw).tolist()
+        return torch.cat([self.pde.transform(one, k) for one, k in zip(fields.split(1), turns, strict=True)])
 
     def learning_rate(self) -> float:
         c = self.config
@@ -127,19 +141,22 @@ class Pretraining:
     def run(self) -> Iterator[PretrainStep]:
         """Yields after every update until `samples` have been seen."""
         c = self.config
+        if self.pde.training_pool and self.pool is None:
+            size, resolution = self.pde.training_pool, self.model.config.resolution
+            self.pool = training_data(self.pde, size, resolution, c.seed, PRIOR_CHUNK)
         if self.update == 0:
             self.fit_prior()
         self.model = self.model.to(memory_format=torch.channels_last)
         while self.update * c.batch < c.samples:
             start = time.perf_counter()
-            clean = training_data(self.pde, c.batch, self.model.config.resolution, c.seed, self.update).to(self.device)
             draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
+            clean = self.batch(draw).to(self.device)
             noise = torch.randn(clean.shape, generator=draw).to(self.device)
             sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.device)
             rate = self.learning_rate()
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss = denoising_loss(self.model, clean, noise, sigma)
+            loss = self.model.loss(clean, noise, sigma)
             self.optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), 1.0)
@@ -160,6 +177,8 @@ class Pretraining:
         """Everything that `load` needs, replaced atomically."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        if self.pool is not None:
+            tensors["pool"] = self.pool
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
         save_run(path, tensors, self.optimiser, meta)
@@ -179,7 +198,7 @@ class Pretraining:
         except (TypeError, RuntimeError):
             raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
         run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
-        run.update, run.seconds = meta["update"], meta["seconds"]
+        run.update, run.seconds, run.pool = meta["update"], meta["seconds"], tensors.get("pool")
         return run
 
     def info(self, figures: dict | None = None) -> CheckpointInfo:
@@ -190,10 +209,9 @@ class Pretraining:
             resolution=network.resolution,
             method="base",
             network=network.to_dict(),
-            normalisation=normalisation_of(self.pde.name),
-            sampler=Schedule(sigma_min=config.sigma_min).to_dict(),
-            prior_rank=config.prior_rank,
-            prior_modes=config.prior_modes,
+            normalisation=self.pde.normalisation(),
+            sampler=config.schedule().to_dict(),
+            prior=self.model.prior_config.to_dict(),
             recipe={"config": asdict(config), "updates": self.update, "seconds": round(self.seconds)},
             figures=figures or {},
         )

@@ -1,140 +1,224 @@
-"""The Gaussian that the preconditioning is built on: the data's mean and covariance, low-rank in cosine modes.
+"""The Gaussian that the preconditioning is built on: the data's mean and covariance C.
 
-EDM (arXiv 2206.00364, section 5) derives c_skip and c_out from a scalar data variance s^2: the best linear denoiser
-of isotropic data is s^2 / (s^2 + sigma^2), and the network predicts what is left, scaled to unit variance. Smooth
-fields are far from isotropic: nearly all their energy sits in a few modes. With the data's covariance C in place of
-s^2 the same derivation gives the Wiener filter
+EDM (arXiv 2206.00364, section 5) derives its preconditioning from a scalar data variance. Smooth fields are far from
+isotropic: nearly all their energy sits in a few modes. With C in place of the scalar, the derivation holds mode by
+mode. For a mode of variance v, with theta = arctan(sigma / sqrt v) and y the noisy coefficient scaled to variance 1,
 
-    D_lin(x) = mu + C (C + sigma^2)^-1 (x - mu),     e(sigma)^2 = diag C sigma^2 (C + sigma^2)^-1,
+    D = sqrt v (cos theta y + sin theta F),        dy / dtheta = -F   (the probability flow ODE),
 
-and the network predicts (D - D_lin) / e. Rank 0 is EDM's preconditioning exactly.
+where sqrt v cos theta y is the Wiener filter and F, which has variance 1 in every mode, is the network's part. A
+Gaussian has F = 0, so a solver that steps in theta is exact for it (`sampler.py`).
 """
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-MAX_RANK, MAX_MODES = 1024, 128
+from ..pdes.base import InputError, check_whole, shown
+from ..pdes.bases import BASES, basis
+
+MAX_RANK, MAX_MODES = 2048, 128
+SIGMA_DATA = 0.5
+TINY = 1e-12  # variance of a mode that the data does not have
+Gain = Callable[[Tensor], Tensor]
 
 
-# Modes an axis in which what the directions leave is accounted for apart.
-LOWEST = 8
+def column(sigma: Tensor) -> Tensor:
+    return sigma.float().view(-1, 1, 1, 1)
 
 
-def cosine_basis(resolution: int, modes: int) -> Tensor:
-    """The first `modes` orthonormal cosine functions `[modes, N]` (DCT-II rows), float64."""
-    k = torch.arange(modes, dtype=torch.float64)[:, None]
-    x = torch.arange(resolution, dtype=torch.float64)[None, :] + 0.5
-    basis = math.sqrt(2 / resolution) * torch.cos(torch.pi * k * x / resolution)
-    basis[0] *= math.sqrt(0.5)
-    return basis
+class IsotropicPrior(nn.Module):
+    """EDM's own: zero mean, variance 0.25 in every mode. The network sees y."""
 
+    inputs = 1
 
-class GaussianPrior(nn.Module):
-    """mean `[c, m, m]`, directions `[r, c, m, m]` (orthonormal) with variances `[r]`, and per channel the variance of
-    everything outside them: `rest_low [c]` in the 8 lowest modes an axis, `rest [c]` in all others. For Gaussian
-    fields the two differ by orders of magnitude: the directions leave next to nothing of the large scales, and letting
-    the small scales' variance through there would loosen the tie between input and solution.
-
-    All in normalised units; c channels, m cosine modes an axis, rank r."""
-
-    def __init__(self, channels: int, resolution: int, rank: int = 0, modes: int = 1, sigma_data: float = 0.5):
+    def __init__(self, channels: int, resolution: int):
         super().__init__()
-        self.resolution, self.rank, self.modes = resolution, rank, modes
+        self.variance = torch.full((1, 1, 1), SIGMA_DATA**2)
+        self.mean_field = torch.zeros(1, 1, 1)
+
+    def filter(self, x: Tensor, gain: Gain) -> Tensor:
+        """x `[n, c, N, N]` with every mode multiplied by a function of its variance."""
+        return x * gain(self.variance.to(x))
+
+    def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear estimate `[n, c, N, N]` of noisy fields at levels sigma `[n]`, and what the network sees."""
+        s2 = column(sigma) ** 2
+        return x * SIGMA_DATA**2 / (SIGMA_DATA**2 + s2), x * (SIGMA_DATA**2 + s2).rsqrt()
+
+    def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
+        """The network's output F in the units of the fields: what it adds to the linear estimate."""
+        s2 = column(sigma) ** 2
+        return output * (SIGMA_DATA**2 * s2 / (SIGMA_DATA**2 + s2)).sqrt()
+
+    def loss(self, output: Tensor, missing: Tensor, sigma: Tensor) -> Tensor:
+        """Mean square error of F, in units of the linear estimate's; `missing` is the clean field less that."""
+        return (output - missing / self.scale(torch.ones_like(missing), sigma)).square().mean()
+
+
+class ModePrior(nn.Module):
+    """Independent modes: in the `box` lowest ones an axis the principal components of all channels together
+    (`rotation [r, r]`, r = c box^2), elsewhere each channel's own functions (`bases`: a pair of names per channel).
+
+    `mean` and `variance` are `[c, N, N]`, by mode; all in normalised units. The network sees the linear estimate and
+    what that leaves of the noisy field, over sigma."""
+
+    inputs = 2
+
+    def __init__(self, channels: int, resolution: int, box: int, bases: tuple[tuple[str, str], ...]):
+        super().__init__()
+        self.box, size = box, channels * box**2
+        self.register_buffer("mean_modes", torch.zeros(channels, resolution, resolution))
+        self.register_buffer("variance", torch.ones(channels, resolution, resolution))
+        self.register_buffer("rotation", torch.eye(size))
+        rows, columns = (torch.stack([basis(pair[axis], resolution) for pair in bases]) for axis in (0, 1))
+        self.register_buffer("rows", rows.float(), persistent=False)
+        self.register_buffer("columns", columns.float(), persistent=False)
+
+    @classmethod
+    def fit(cls, fields: Tensor, box: int, bases: tuple[tuple[str, str], ...]) -> "ModePrior":
+        """Mean and variances of normalised `fields [n, c, N, N]`, n well above the number of modes in the box."""
+        n, c, resolution, _ = fields.shape
+        prior = cls(c, resolution, box, bases)
+        rows, columns = (m.to(fields.device, torch.float64) for m in (prior.rows, prior.columns))
+        modes = torch.cat([rows @ part.double() @ columns.mT for part in fields.split(256)])
+        mean = modes.mean(0)
+        variance = modes.var(0)
+        low = (modes - mean)[..., :box, :box].flatten(1)
+        eigenvalues, rotation = torch.linalg.eigh(low.T @ low / (n - 1))
+        variance[:, :box, :box] = eigenvalues.flip(0).view(c, box, box)
+        prior.mean_modes.copy_(mean)
+        prior.variance.copy_(variance.clamp_min(TINY))
+        prior.rotation.copy_(rotation.flip(1))
+        return prior
+
+    @property
+    def mean_field(self) -> Tensor:
+        return self.rows.mT @ self.mean_modes @ self.columns
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Coefficients `[n, c, N, N]` of x in the independent modes; an orthogonal map."""
+        return self._turn(self.rows @ x @ self.columns.mT, self.rotation)
+
+    def decode(self, modes: Tensor) -> Tensor:
+        return self.rows.mT @ self._turn(modes, self.rotation.T) @ self.columns
+
+    def _turn(self, modes: Tensor, rotation: Tensor) -> Tensor:
+        box = modes[..., : self.box, : self.box]
+        turned = modes.clone()
+        turned[..., : self.box, : self.box] = (box.flatten(1) @ rotation).view_as(box)
+        return turned
+
+    def filter(self, x: Tensor, gain: Gain) -> Tensor:
+        return self.decode(self.encode(x) * gain(self.variance))
+
+    def _spread(self, sigma: Tensor) -> Tensor:
+        """Standard deviation `[n, c, N, N]` of each mode's error in the linear estimate: sqrt v sin theta."""
+        s2 = column(sigma) ** 2
+        return (self.variance * s2 / (self.variance + s2)).sqrt()
+
+    def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        s2 = column(sigma) ** 2
+        modes = self.encode(x - self.mean_field)
+        linear = self.mean_field + self.decode(modes * self.variance / (self.variance + s2))
+        return linear, torch.cat([linear / SIGMA_DATA, (x - linear) / s2.sqrt()], 1)
+
+    def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
+        return self.decode(self.encode(output) * self._spread(sigma))
+
+    def loss(self, output: Tensor, missing: Tensor, sigma: Tensor) -> Tensor:
+        spread = self._spread(sigma)
+        error = self.encode(output) * spread - self.encode(missing)
+        return (error / spread.square().mean((1, 2, 3), keepdim=True).sqrt()).square().mean()
+
+
+class LowRankPrior(nn.Module):
+    """What files of format 1 were trained with: `directions [r, c, m, m]` in cosine modes with `variance [r]`, the rest
+    of each channel isotropic, apart in the lowest modes; F is scaled by one number per channel. Read only."""
+
+    inputs = 2
+    lowest = 8
+
+    def __init__(self, channels: int, resolution: int, rank: int, modes: int):
+        super().__init__()
+        self.resolution, self.rank, self.modes, self.box = resolution, rank, modes, min(self.lowest, modes)
         self.register_buffer("mean", torch.zeros(channels, modes, modes))
         self.register_buffer("directions", torch.zeros(rank, channels, modes, modes))
         self.register_buffer("variance", torch.zeros(rank))
-        self.register_buffer("rest", torch.full((channels,), sigma_data**2))
-        self.register_buffer("rest_low", torch.full((channels,), sigma_data**2))
-        self.box = min(LOWEST, modes)
-        self.register_buffer("basis", cosine_basis(resolution, modes).float(), persistent=False)
+        self.register_buffer("rest", torch.full((channels,), SIGMA_DATA**2))
+        self.register_buffer("rest_low", torch.full((channels,), SIGMA_DATA**2))
+        self.register_buffer("basis", basis("cosine", resolution)[:modes].float(), persistent=False)
 
-    @classmethod
-    def fit(cls, fields: Tensor, rank: int, modes: int) -> "GaussianPrior":
-        """Principal components of normalised `fields [n, c, N, N]` (n well above `rank`) in `modes` cosines an axis."""
-        n, c, resolution, _ = fields.shape
-        prior = cls(c, resolution, rank, modes)
-        basis = cosine_basis(resolution, modes).to(fields)
-        coefficients = (basis @ fields @ basis.T).double()
-        mean = coefficients.mean(0)
-        centred = (coefficients - mean).reshape(n, -1)
-        variance, directions = torch.linalg.eigh(centred.T @ centred / (n - 1))
-        variance, directions = variance.flip(0)[:rank], directions.flip(1)[:, :rank].T
-        prior.mean.copy_(mean)
-        prior.variance.copy_(variance)
-        prior.directions.copy_(directions.reshape(rank, c, modes, modes))
-        prior.measure_rest(fields)
-        return prior
+    @property
+    def mean_field(self) -> Tensor:
+        return self.basis.T @ self.mean @ self.basis
 
-    def measure_rest(self, fields: Tensor) -> None:
-        """Sets `rest` and `rest_low` from the variance that the directions leave of normalised `fields [n, c, N, N]`.
+    def filter(self, x: Tensor, gain: Gain) -> Tensor:
+        directions = self.directions.flatten(1)
+        score = (self.basis @ x @ self.basis.T).flatten(1) @ directions.T
+        field = lambda scores: self.basis.T @ (scores @ directions).view(-1, *self.mean.shape) @ self.basis  # noqa: E731
+        along = gain(self.variance.view(-1, 1, 1)).flatten(-3)
+        return field(score * along) + gain(self.rest.view(-1, 1, 1)) * (x - field(score))
 
-        The lowest modes are set apart only where the directions leave less there than elsewhere."""
-        n, basis = len(fields), self.basis.double()
-        centred = fields.double() - basis.T @ self.mean.double() @ basis
-        low = basis @ centred @ basis.T
-        directions = self.directions.double().flatten(1)
-        left = low - (low.flatten(1) @ directions.T @ directions).view_as(low)
-        energy = lambda x: x.square().sum((0, 2, 3)) / (n - 1)  # noqa: E731
-        total, in_box = energy(centred) - energy(low) + energy(left), energy(left[..., : self.box, : self.box])
-        spanned, spanned_box = self._spanned()
-        free, free_box = self.resolution**2 - spanned, self.box**2 - spanned_box
-        total, in_box, tiny = total.clamp_min(0), in_box.clamp_min(0), 1e-6  # none are left at full rank
-        pooled, apart = total / free.clamp_min(tiny), in_box / free_box.clamp_min(tiny)
-        self.rest.copy_(torch.where(apart < pooled, (total - in_box) / (free - free_box).clamp_min(tiny), pooled))
-        self.rest_low.copy_(torch.where(apart < pooled, apart, pooled))
-
-    def _spanned(self) -> tuple[Tensor, Tensor]:
-        """How many of a channel's modes `[c]` the directions span: of all, and of the lowest ones."""
-        squares = self.directions.square()
-        return squares.sum((0, 2, 3)), squares[..., : self.box, : self.box].sum((0, 2, 3))
-
-    def posterior_std(self, sigma: Tensor) -> Tensor:
-        """Root mean square error `[n, c, 1, 1]` of the linear denoiser at noise levels sigma `[n]`."""
-        s2 = sigma.float()[:, None] ** 2
+    def _posterior_std(self, sigma: Tensor) -> Tensor:
+        s2 = column(sigma).flatten(1) ** 2
         left = lambda variance: variance * s2 / (variance + s2)  # noqa: E731
-        spanned, spanned_box = self._spanned()
-        low = self.box**2 - spanned_box
-        high = self.resolution**2 - spanned - low
-        total = (
-            left(self.variance) @ self.directions.square().sum((2, 3))
-            + low * left(self.rest_low)
-            + high * left(self.rest)
-        )
+        spanned = self.directions.square().sum((2, 3))
+        total = left(self.variance) @ spanned + (self.resolution**2 - spanned.sum(0)) * left(self.rest)
         return (total / self.resolution**2).sqrt()[:, :, None, None]
 
-    def hold(self, change: Tensor, sigma: Tensor) -> Tensor:
-        """A change `[n, c, N, N]` of the linear estimate, held in the lowest modes to what is left there to know.
+    def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        s2 = column(sigma) ** 2
+        linear = self.mean_field + self.filter(x - self.mean_field, lambda v: v / (v + s2))
+        return linear, torch.cat([x * (SIGMA_DATA**2 + s2).rsqrt(), linear / SIGMA_DATA], 1)
 
-        Outside the directions, the linear estimate's error in those modes may be far below `posterior_std`, which is an
-        average over all modes; a network's output at that scale would be noise there."""
-        if torch.equal(self.rest_low, self.rest):
-            return change
-        s2 = sigma.float()[:, None] ** 2
-        left = (self.rest_low * s2 / (self.rest_low + s2)).sqrt()[:, :, None, None]
-        share = (left / self.posterior_std(sigma)).clamp_max(1)
-        low = self.basis @ change @ self.basis.T
-        directions = self.directions.flatten(1)
-        outside = low - (low.flatten(1) @ directions.T @ directions).view_as(low)
-        lowest = self.basis[: self.box]
-        return change - lowest.T @ ((1 - share) * outside[..., : self.box, : self.box]) @ lowest
+    def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
+        return output * self._posterior_std(sigma)
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The best linear denoiser: x `[n, c, N, N]` at noise levels sigma `[n]` to the posterior mean."""
-        s2 = sigma.float().view(-1, 1) ** 2
-        keep = (self.rest / (self.rest + s2))[:, :, None, None]
-        if not self.rank:
-            return keep * x
-        x = x - self.basis.T @ self.mean @ self.basis
-        low = self.basis @ x @ self.basis.T
-        directions = self.directions.flatten(1)
-        score = low.flatten(1) @ directions.T
-        gained = (score * self.variance / (self.variance + s2)) @ directions
-        plain = (score @ directions).view_as(low)
-        correction = self.mean + gained.view_as(low) - keep * plain
-        keep_low = (self.rest_low / (self.rest_low + s2))[:, :, None, None]
-        box = np.s_[..., : self.box, : self.box]
-        correction[box] += (keep_low - keep) * (low - plain)[box]
-        return keep * x + self.basis.T @ correction @ self.basis
+
+Prior = IsotropicPrior | ModePrior | LowRankPrior
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Which prior: the `box` lowest modes an axis taken together and `bases` per channel (a ModePrior), `rank` and
+    `box` (a LowRankPrior), or nothing (EDM's)."""
+
+    box: int = 0
+    bases: tuple[tuple[str, str], ...] = ()
+    rank: int = 0
+
+    def check(self, channels: int, resolution: int) -> "PriorConfig":
+        """This configuration, if it fits fields `[n, channels, resolution, resolution]`. Raises InputError."""
+        check_whole("the prior's rank", self.rank, 0, MAX_RANK)
+        check_whole("the prior's box", self.box, 1 if self.bases or self.rank else 0, min(MAX_MODES, resolution))
+        if self.bases:
+            if len(self.bases) != channels or any(len(p) != 2 or not set(p) <= set(BASES) for p in self.bases):
+                raise InputError(
+                    f"the prior's bases must be {channels} pairs of {', '.join(BASES)}, not {shown(self.bases)}"
+                )
+            check_whole("the prior's number of joint modes", channels * self.box**2, 1, MAX_RANK)
+        return self
+
+    @property
+    def inputs(self) -> int:
+        """How many times the channels of a field the network sees."""
+        return 2 if self.bases or self.rank else 1
+
+    def build(self, channels: int, resolution: int) -> Prior:
+        if self.bases:
+            return ModePrior(channels, resolution, self.box, self.bases)
+        return (
+            LowRankPrior(channels, resolution, self.rank, self.box)
+            if self.rank
+            else IsotropicPrior(channels, resolution)
+        )
+
+    def to_dict(self) -> dict:
+        return {"box": self.box, "bases": [list(pair) for pair in self.bases], "rank": self.rank}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "PriorConfig":
+        return cls(**(values | {"bases": tuple(tuple(pair) for pair in values.get("bases", ()))}))

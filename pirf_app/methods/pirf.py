@@ -23,9 +23,9 @@ from torch import Tensor
 from ..checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
 from ..diffusion import denoiser
 from ..diffusion.run_state import load_run, save_run
-from ..diffusion.sampler import Schedule, heun, heun_step, initial_noise
+from ..diffusion.sampler import Schedule, State, advance, initial_noise, trajectory
 from ..diffusion.tuned import TunedDenoiser
-from ..evaluation import residual_rms, solve_error
+from ..evaluation import residual_rms
 from ..pdes import PDE, get_pde
 from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
 from .pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
@@ -34,9 +34,11 @@ from .rewards import ResidualReward
 
 @dataclass
 class _States:
-    """Handover states by step count: x and, of the frozen model, the sample that ends the same trajectory."""
+    """Handover states by step count: x, what the solver remembers of the step before (None: nothing), and, of the
+    frozen model, the sample that ends the same trajectory."""
 
     x: dict[int, Tensor]
+    memory: dict[int, Tensor | None]
     sample: dict[int, Tensor]
 
 
@@ -72,6 +74,7 @@ class PirfTuning:
             self.validation = yield from self._draw(c.validation, derived_seed(c.seed, VALIDATION_NOISE))
             self.pool = yield from self._draw(c.pool, derived_seed(c.seed, POOL_NOISE))
         before = torch.cat(list(self.pool.sample.values()))
+        self.input_scale = self._input_scale()
         self.reward = ResidualReward.calibrated(self.pde, self.pde.denormalise(before), c.norm, c.error_weight)
         while self.update < c.updates:
             yield self._update()
@@ -82,43 +85,52 @@ class PirfTuning:
         c, began, done = self.config, time.perf_counter(), 0
         shape = (len(self.pde.channels), self.base.info.resolution, self.base.info.resolution)
         noise = initial_noise(n, shape, seed)
-        states = _States({}, {})
+        states = _States({}, {}, {})
         for i, steps in enumerate(c.pool_steps):
             drawn, ends = [], []
             for part in noise[i :: len(c.pool_steps)].split(16):
-                for step in heun(self.model.base, part, self._schedule(steps)):
+                for step in trajectory(self.model.base, part, self._schedule(steps)):
                     if step.step == steps - c.last_steps:
-                        drawn.append(step.x.contiguous())
+                        drawn.append(step.state)
                     yield PoolStep(done, n, self._clock(began))
-                ends.append(step.x.contiguous())
+                ends.append(step.x)
                 done += len(part)
-            states.x[steps], states.sample[steps] = torch.cat(drawn), torch.cat(ends)
+            memory = None
+            if c.last_steps > 1 and drawn[0].memory is not None:
+                memory = torch.cat([state.memory for state in drawn])
+            states.x[steps] = torch.cat([state.x for state in drawn])
+            states.memory[steps], states.sample[steps] = memory, torch.cat(ends)
         self.seconds = self._clock(began)
         return states
 
     def _clock(self, began: float) -> float:
         return self.seconds + time.perf_counter() - began
 
-    def finish(self, x: Tensor, steps: int) -> Tensor:
-        """The expert's last K steps from handover states x of a trajectory of `steps` steps; differentiable.
+    def finish(self, state: State, steps: int) -> Tensor:
+        """The expert's last K steps from handover states of a trajectory of `steps` steps; differentiable.
 
         The frozen part of the network builds no graph, so with K above 1 the gradient that reaches an earlier step
         through the network's input stops at the first trained layer; what flows through the skip remains."""
-        levels = self._schedule(steps).sigmas().to(x)
+        schedule = self._schedule(steps)
+        levels = schedule.sigmas().to(state.x)
         for i in range(steps - self.config.last_steps, steps):
-            x, _, _ = heun_step(self.model.expert, x, levels[i], levels[i + 1])
-        return x
+            state, _ = advance(self.model.expert, state, schedule, levels, i)
+        return state.x
 
-    def _loss(self, x: Tensor, before: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        sample = self.finish(x, steps)
-        inputs = self.pde.input_channels
-        physical = self.pde.denormalise(sample)
-        held = self.pde.denormalise(before)
-        mixed = torch.stack([(held if i in inputs else physical)[:, i] for i in range(sample.shape[1])], 1)
-        level = torch.tensor([self.model.handover])
-        scale = self.model.base.prior.posterior_std(level)[:, inputs]
-        anchor = ((sample - before)[:, inputs] / scale).square().mean()
+    def _loss(self, state: State, before: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        sample, kept = (self.pde.denormalise(x) for x in (self.finish(state, steps), before))
+        mixed = self.pde.hold_inputs(sample, kept)
+        moved = self.pde.inputs(sample) - self.pde.inputs(kept)
+        anchor = (moved / self.input_scale).square().mean()
         return self.reward.loss(mixed), anchor, mixed
+
+    def _input_scale(self) -> Tensor:
+        """The linear estimate's RMS error in the solver's inputs at the handover, in physical units."""
+        c, resolution = len(self.pde.channels), self.base.info.resolution
+        white = torch.randn(16, c, resolution, resolution, generator=torch.Generator().manual_seed(0))
+        error = self.model.base.prior.scale(white, torch.full((16,), self.model.handover))
+        parts = (self.pde.inputs(self.pde.denormalise(x)) for x in (error, torch.zeros_like(error)))
+        return (next(parts) - next(parts)).square().mean().sqrt()
 
     def _diverged(self) -> DivergedError:
         return DivergedError(f"tuning diverged at update {self.update + 1}: try a lower learning rate")
@@ -134,8 +146,9 @@ class PirfTuning:
         steps = c.pool_steps[self.update % len(c.pool_steps)]
         rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=draw)
         k = int(torch.randint(self.pde.symmetries, (1,), generator=draw))
-        x, before = (self.pde.transform(states[steps][rows], k) for states in (self.pool.x, self.pool.sample))
-        reward_loss, anchor, fields = self._loss(x, before, steps)
+        take = lambda states: None if states[steps] is None else self.pde.transform(states[steps][rows], k)  # noqa: E731
+        state, before = State(take(self.pool.x), take(self.pool.memory)), take(self.pool.sample)
+        reward_loss, anchor, fields = self._loss(state, before, steps)
         change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
         change = change / sum(p.numel() for p in self.parameters)
         loss = reward_loss + c.anchor * anchor + c.drift * change
@@ -166,11 +179,12 @@ class PirfTuning:
         tuned = self.result()
         current, self.model = self.model, tuned
         try:
-            ends = [self.finish(x, steps) for steps, x in self.validation.x.items()]
+            states = self.validation
+            ends = [self.finish(State(x, states.memory[steps]), steps) for steps, x in states.x.items()]
         finally:
             self.model = current
         fields = self.pde.denormalise(torch.cat(ends))
-        errors = solve_error(self.pde, fields)
+        errors = self.pde.solve_error(fields)
         return residual_rms(self.pde, fields).square().mean().sqrt().item(), errors.median().item()
 
     @torch.no_grad()
@@ -195,8 +209,7 @@ class PirfTuning:
             network=parent.network,
             normalisation=parent.normalisation,
             sampler=parent.sampler,
-            prior_rank=parent.prior_rank,
-            prior_modes=parent.prior_modes,
+            prior=parent.prior,
             parent=self.base.sha256,
             handover=self.model.handover,
             recipe=recipe,
@@ -215,6 +228,8 @@ class PirfTuning:
             if states is not None:
                 for steps in states.x:
                     tensors |= {f"{part}.x.{steps}": states.x[steps], f"{part}.sample.{steps}": states.sample[steps]}
+                    if states.memory[steps] is not None:
+                        tensors[f"{part}.memory.{steps}"] = states.memory[steps]
         meta = {
             "config": asdict(self.config),
             "parent": self.base.sha256,
@@ -239,7 +254,8 @@ class PirfTuning:
             counts = [int(key.split(".")[-1]) for key in tensors if key.startswith(f"{part}.x.")]
             if len(counts) == len(run.config.pool_steps):
                 x = {n: tensors[f"{part}.x.{n}"] for n in run.config.pool_steps}
-                setattr(run, part, _States(x, {n: tensors[f"{part}.sample.{n}"] for n in x}))
+                memory = {n: tensors.get(f"{part}.memory.{n}") for n in x}
+                setattr(run, part, _States(x, memory, {n: tensors[f"{part}.sample.{n}"] for n in x}))
         run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
         run.update, run.seconds = meta["update"], meta["seconds"]
         return run

@@ -48,7 +48,8 @@ class Channel:
     """One channel of a field: how it is named and drawn, and the statistics that normalise it.
 
     `is_input` marks what the solver is given (coefficient, source, initial state), as against the solution;
-    `mean` and `std` are those of the data in physical units; `positive` asks for a sequential colour map."""
+    `mean` and `std` are those of the data in physical units; `positive` asks for a sequential colour map; `basis` is
+    the family of functions, along rows and columns, that suits the boundary conditions (`pdes/bases.py`)."""
 
     name: str
     title: str
@@ -57,6 +58,7 @@ class Channel:
     std: float
     is_input: bool
     positive: bool = False
+    basis: tuple[str, str] = ("cosine", "cosine")
 
 
 class PDE(ABC):
@@ -73,6 +75,17 @@ class PDE(ABC):
     boundary: str
     channels: tuple[Channel, ...]
     default_resolution: int = 64
+    min_resolution: int = 8
+    # What the two axes of a field are, rows first: their names, extents, and whether the domain wraps around there.
+    axes: tuple[str, str] = ("y", "x")
+    extent: tuple[float, float] = (1.0, 1.0)
+    periodic: tuple[bool, bool] = (False, False)
+    # "steady": every channel is a field of its own; "space-time": rows are time; "frames": channels are times.
+    view: str = "steady"
+    # Periods along the rows of what the equation itself varies with there (a forcing, the time since the start).
+    row_waves: tuple[float, ...] = ()
+    # How many fields to train on where the solver is too slow for an endless stream of fresh ones.
+    training_pool: int | None = None
 
     @abstractmethod
     def generate(self, n: int, resolution: int, seed: int) -> Tensor:
@@ -103,6 +116,27 @@ class PDE(ABC):
     def error_field(self, fields: Tensor) -> Tensor:
         """The residual turned into an error of the solution, in units of its standard deviation: `[n, h, w]`,
         differentiable. An inverse of the (mean) operator, so that low frequencies are paid for like high ones."""
+
+    def second_residual(self, fields: Tensor) -> Tensor:
+        """The residual `[n, h, w]` by another stencil than the solver's, zero where it is not defined. Never a reward:
+        a model that has learnt one stencil by heart shows here. Solver data leaves that stencil's truncation error."""
+        raise NotImplementedError
+
+    def hold_inputs(self, fields: Tensor, reference: Tensor) -> Tensor:
+        """`fields` with the solver's inputs (coefficient, source, first row, first frame) taken from `reference`."""
+        inputs = self.input_channels
+        return torch.stack([(reference if i in inputs else fields)[:, i] for i in range(fields.shape[1])], 1)
+
+    def inputs(self, fields: Tensor) -> Tensor:
+        """The part of `fields` that the solver is given, `[n, ...]`."""
+        return fields[:, self.input_channels]
+
+    def solve_error(self, fields: Tensor, solution: Tensor | None = None) -> Tensor:
+        """Forward-solve error `[n]`: ||u - S|| / ||S|| over the solution channels, S the solver on the generated
+        input (`solution`, if it is at hand)."""
+        channels = self.solution_channels
+        exact = (self.solve(fields) if solution is None else solution)[:, channels].flatten(1)
+        return (fields[:, channels].flatten(1) - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-30)
 
     # Symmetries of the equation, its domain and the distribution of its data: `transform` applies number 0 to this - 1.
     symmetries: int = 1
@@ -138,6 +172,10 @@ class PDE(ABC):
         mean, scale = self._statistics(x)
         return x * scale + mean
 
+    def normalisation(self) -> dict:
+        """The constants of `normalise`, as a checkpoint keeps them: it fits no other."""
+        return {"mean": [c.mean for c in self.channels], "std": [c.std for c in self.channels]}
+
     def check_fields(self, fields: Tensor) -> None:
         """Raises InputError unless `fields` is `[n, c, N, N]` with this PDE's channels."""
         c = len(self.channels)
@@ -148,7 +186,7 @@ class PDE(ABC):
         """Raises InputError unless `generate` can meet the request."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(f"n must be a whole number of at least 1, not {shown(n)}")
-        check_whole("resolution", resolution, 8, MAX_RESOLUTION)
+        check_whole("resolution", resolution, self.min_resolution, MAX_RESOLUTION)
         check_seed(seed)
 
 

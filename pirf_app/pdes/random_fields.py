@@ -37,3 +37,20 @@ def neumann_field(n: int, resolution: int, seed: int) -> np.ndarray:
     """Fields `[n, N, N]` float64 with the covariance of `neumann_spectrum`."""
     noise = sample_noise(n, (resolution, resolution), seed, SOLVER_DATA)
     return idctn(neumann_spectrum(resolution) * noise, axes=(1, 2), norm="ortho")
+
+
+def periodic_spectrum(modes: int) -> np.ndarray:
+    """Standard deviation `[modes]` of the cosine and sine coefficients of wavenumbers 1 to `modes` of a periodic field
+    on [0, 1) with covariance 49^2 (-lap + 49)^-2.5 and zero mean (Li et al. 2021; DiffusionPDE)."""
+    k = 2 * np.pi * np.arange(1, modes + 1)
+    return np.sqrt(2) * 49 * (k**2 + 49) ** -1.25
+
+
+def periodic_field(samples: range, resolution: int, modes: int, seed: int) -> np.ndarray:
+    """Fields `[len(samples), N]` float64 with the spectrum of `periodic_spectrum`. Sample k has the same low modes
+    on every grid."""
+    noise = np.stack([generator(seed, SOLVER_DATA, k).standard_normal((modes, 2)) for k in samples])
+    # cos and sin of k x on N points are N/2 and -iN/2 in the k-th coefficient of the real transform.
+    coefficients = np.zeros((len(samples), resolution // 2 + 1), complex)
+    coefficients[:, 1 : modes + 1] = resolution / 2 * periodic_spectrum(modes) * (noise[..., 0] - 1j * noise[..., 1])
+    return np.fft.irfft(coefficients, resolution)

@@ -9,13 +9,15 @@ import gradio as gr
 
 from .. import comparison as cmp
 from ..checkpoints import Library
-from ..exports import FIRST_VIEW, file_stem, read_npz, write_csv, write_npz
+from ..exports import FIRST_VIEW
 from ..pdes import get_pde
 from ..pdes.base import InputError
-from . import links, parts
-from .figures import plotly_grid, png_grid
+from . import links, parts, words
+from .figures import plotly_grid
+from .files import export, first_view
 from .models import offered
-from .panels import comparison_grid
+from .panels import grids, shown_sample
+from .player import Player
 from .sketch import Sketch
 
 MARKS = (5, 10, 20, 40, 80)
@@ -27,22 +29,10 @@ FAILED = "the computation failed; the server's log says why"
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
 
 
-def first_view(path: Path) -> cmp.Comparison | None:
-    try:
-        return read_npz(path)
-    except InputError:
-        return None
-
-
-def export(comparison: cmp.Comparison, folder: Path) -> list[str]:
-    """Writes the three downloads into `folder`; their paths."""
-    stem = folder / file_stem(comparison.settings)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("npz", "png", "csv")]
-    write_npz(comparison, paths[0])
-    grid = comparison_grid(comparison, 0)
-    paths[1].write_bytes(png_grid(grid, parts.describe(comparison.settings), comparison.sentence))
-    write_csv(comparison, paths[2])
-    return [str(path) for path in paths]
+def figure_of(comparison: cmp.Comparison, sample: int, frame: int, what: str):
+    """The interactive figure of a sample (from 0), on the frame that the player's controls ask for."""
+    view = Player.number(get_pde(comparison.settings.pde), frame, what)
+    return plotly_grid(grids(shown_sample(comparison, sample)), view)
 
 
 class CompareTab:
@@ -54,22 +44,22 @@ class CompareTab:
         self.first = first_view(first_view_path)
         self.first_files: list[str] | None = None
         self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
-        pde = "darcy" if "darcy" in self.models else next(iter(self.models))
+        pde = next(iter(self.models))
         self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
+        pde = self.default.pde if self.default.pde in self.models else pde
+        choices = [(get_pde(name).title, name) for name in self.models]
+        self.pde = gr.Radio(choices, value=pde, label="Equation", elem_id="pde", container=False)
         with gr.Row(elem_id="compare"):
             with gr.Column(scale=1, elem_id="controls"):
-                self.build_controls()
+                self.build_controls(pde)
             with gr.Column(scale=4, elem_id="results"):
                 self.build_results()
         self.connect()
 
-    def build_controls(self) -> None:
-        now, titles = self.default, {name: get_pde(name).title for name in self.models}
-        pde = now.pde if now.pde in self.models else next(iter(self.models))
+    def build_controls(self, pde: str) -> None:
+        now = self.default
         with gr.Group():
-            choices = [(title, name) for name, title in titles.items()]
-            self.pde = gr.Dropdown(choices, value=pde, label="Equation", filterable=False)
-            self.equation = gr.Markdown(parts.equation(get_pde(pde)), elem_id="equation")
+            self.equation = gr.Markdown(words.equation(get_pde(pde)), elem_id="equation")
         with gr.Group():
             self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
             low, high = cmp.STEPS_RANGE
@@ -99,9 +89,10 @@ class CompareTab:
             count = first.settings.n if first else 1
             choices = self.sample_choices(count, 0)
             self.sample = gr.Radio(**choices, label="Sample on show", elem_id="sample", container=False)
+        self.player = Player(get_pde(first.settings.pde) if first else None)
         with gr.Column(elem_id="stage"):
             self.preview = gr.HTML(elem_id="preview")
-            figure = plotly_grid(comparison_grid(first, 0)) if first else None
+            figure = figure_of(first, 0, self.player.frame.value, self.player.what.value) if first else None
             self.figure = gr.Plot(figure, show_label=False, elem_id="grid", container=False)
         self.sentence = gr.HTML(parts.sentence(first) if first else "", elem_id="sentence")
         self.table = gr.HTML(parts.table(first) if first else "", elem_id="figures")
@@ -124,6 +115,7 @@ class CompareTab:
         # A ticket per run, not gradio's `cancels`: with that, a preview under way would come in after the cancellation,
         # and the page would wait for the end of a run that is over.
         outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
+        view = self.player.controls
         begun = gr.on(
             [self.run.click, self.seed.submit],
             self.on_begin,
@@ -136,8 +128,8 @@ class CompareTab:
         )
         running = begun.then(
             self.on_run,
-            [*controls, self.sample, self.ticket],
-            [*outputs, self.result, self.shown, self.query],
+            [*controls, self.sample, *view, self.ticket],
+            [*outputs, self.player.row, self.player.frame, self.result, self.shown, self.query],
             show_progress="hidden",
             trigger_mode="multiple",
             **COMPUTE,
@@ -155,7 +147,9 @@ class CompareTab:
             show_progress="hidden",
             **PRIVATE,
         )
-        self.sample.input(self.on_sample, [self.result, self.shown, self.sample], self.figure, queue=False, **PRIVATE)
+        chosen = [self.result, self.shown, self.sample, *view]
+        self.sample.input(self.on_sample, chosen, self.figure, queue=False, **PRIVATE)
+        self.player.connect(self.figure)
 
     def method_choices(self, pde: str, chosen: tuple[str, ...] | None = None) -> dict:
         known = self.models.get(pde, [])
@@ -176,7 +170,7 @@ class CompareTab:
 
     def on_pde(self, pde: str):
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
-        return parts.equation(get_pde(pde)), gr.update(**self.method_choices(pde)), *hints
+        return words.equation(get_pde(pde)), gr.update(**self.method_choices(pde)), *hints
 
     def on_begin(self, previous: str):
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
@@ -191,20 +185,20 @@ class CompareTab:
         self.tickets[ticket] = False
         return parts.STOPPED, ""
 
-    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, ticket):
+    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, frame, what, ticket):
         start = time.perf_counter()
         try:
             if not self.tickets.get(ticket):
                 return
             settings = cmp.check_settings(self.library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
-            sketch = Sketch(settings, sample or 0)
+            sketch = Sketch(settings, sample or 0, Player.number(get_pde(settings.pde), frame, what))
             for event in cmp.run(self.library, settings):
                 if not self.tickets.get(ticket):
                     if ticket in self.tickets:  # stopped, not followed by another run
                         yield {self.status: parts.STOPPED, self.preview: ""}
                     return
                 if isinstance(event, cmp.Comparison):
-                    yield self.show(event, sketch.sample, ticket)
+                    yield self.show(event, ticket, sketch.sample, frame, what)
                 elif sketch.add(event):
                     bar = parts.progress(event, len(settings.methods), time.perf_counter() - start)
                     yield {self.status: bar, self.preview: sketch.html()}
@@ -217,11 +211,11 @@ class CompareTab:
         finally:
             self.tickets.pop(ticket, None)
 
-    def show(self, result: cmp.Comparison, sample: int, ticket: str) -> dict:
-        return {
+    def show(self, result: cmp.Comparison, ticket: str, sample: int, frame: int, what: str) -> dict:
+        return self.player.updates(get_pde(result.settings.pde)) | {
             self.status: "",
             self.preview: "",
-            self.figure: plotly_grid(comparison_grid(result, sample)),
+            self.figure: figure_of(result, sample, frame, what),
             self.caption: parts.caption(result, precomputed=False),
             self.sample: gr.update(**self.sample_choices(result.settings.n, sample)),
             self.sentence: parts.sentence(result),
@@ -237,12 +231,12 @@ class CompareTab:
             return self.first
         return result[1] if result and result[0] == shown else None
 
-    def on_sample(self, result: tuple | None, shown: str, sample: int):
+    def on_sample(self, result: tuple | None, shown: str, sample: int, frame: int, what: str):
         comparison = self.on_show(result, shown)
         if comparison is None:
             gr.Warning("This result is no longer in memory: press Run to compute it again.")
             return gr.skip()
-        return plotly_grid(comparison_grid(comparison, min(sample, comparison.settings.n - 1)))
+        return figure_of(comparison, min(sample, comparison.settings.n - 1), frame, what)
 
     def on_files(self, result: tuple | None, shown: str):
         comparison = self.on_show(result, shown)
@@ -268,7 +262,7 @@ class CompareTab:
         return [
             f'<div class="caption">{note}</div>',
             asked.pde,
-            parts.equation(get_pde(asked.pde)),
+            words.equation(get_pde(asked.pde)),
             gr.update(**self.method_choices(asked.pde, asked.methods)),
             asked.steps,
             asked.n,

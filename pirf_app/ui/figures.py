@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .panels import Column, Grid
+from .words import Axis
 
 # Pixels of the Plotly figure; panels keep their aspect at any width.
-PANEL, LEFT, TOP, CAPTION, BARS = 190, 34, 30, 34, 44
+WIDTH, LEFT, RIGHT, TOP, CAPTION, TICKS, BARS, GAP = 1070, 54, 8, 30, 34, 14, 60, 16
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": "hover",
@@ -29,42 +30,63 @@ def colour_scale(name: str) -> list:
     return [[float(t), "rgb({},{},{})".format(*(round(255 * v) for v in mpl.colormaps[name](t)[:3]))] for t in stops]
 
 
-def plotly_grid(grid: Grid) -> PlotData:
-    """One figure with linked axes for the page. Zooming or panning one panel moves them all."""
-    rows, columns = len(grid.rows), len(grid.columns)
-    height = TOP + rows * (PANEL + CAPTION) + BARS
-    share = 1 / columns
-    figure = go.Figure()
+def panel_size(columns: int) -> int:
+    """Height in pixels of a panel; its width too on a page that is wide enough."""
+    return min(250, (WIDTH - LEFT - RIGHT) // columns - GAP)
+
+
+def plotly_grid(grids: list[Grid], active: int = 0) -> PlotData:
+    """One figure with linked axes for the page: zooming or panning one panel moves them all.
+
+    It holds the maps of all `grids` (same rows and columns, other maps), each array once, and shows number `active`;
+    `layout.meta.views` says for each grid which traces are visible and what the titles are."""
+    shown = grids[active]
+    rows, columns = len(shown.rows), len(shown.columns)
+    panel = panel_size(columns)
+    height = TOP + rows * (panel + CAPTION) + TICKS + BARS
+    share, gap = 1 / columns, GAP / 2 / (WIDTH - LEFT - RIGHT)
+    figure, traces, scales, titles = go.Figure(), {}, {}, {}
     layout: dict = {"annotations": []}
-    for r, name in enumerate(grid.rows):
-        top = 1 - (TOP + r * (PANEL + CAPTION)) / height
-        for c, column in enumerate(grid.columns):
+    for r, name in enumerate(shown.rows):
+        top = 1 - (TOP + r * (panel + CAPTION)) / height
+        for c, column in enumerate(shown.columns):
             tag = str(r * columns + c + 1) if r or c else ""
-            box = [c * share + 0.004, (c + 1) * share - 0.004], [top - PANEL / height, top]
-            layout[f"xaxis{tag}"], layout[f"yaxis{tag}"] = axes(tag, box, column.maps[r].shape)
-            heatmap = go.Heatmap(
-                z=column.maps[r].astype(np.float32),
-                xaxis=f"x{tag}",
-                yaxis=f"y{tag}",
-                coloraxis=f"coloraxis{c + 1 if c else ''}",
-                hovertemplate=f"{name}, {column.title}<br>row %{{y}}, column %{{x}}: %{{z:.4g}}<extra></extra>",
-            )
-            figure.add_trace(heatmap)
+            box = [c * share + gap, (c + 1) * share - gap], [top - panel / height, top]
+            x, y = axes(tag, box, shown.axes, below=r == rows - 1, left=c == 0)
+            layout[f"xaxis{tag}"], layout[f"yaxis{tag}"] = x, y
+            for grid in grids:
+                other = grid.columns[c]
+                if (r, c, id(other.maps[r])) in traces:
+                    continue
+                key = c, other.colours, other.low, other.high
+                scales.setdefault(key, (f"coloraxis{len(scales) + 1 if scales else ''}", c, other))
+                traces[r, c, id(other.maps[r])] = len(figure.data)
+                figure.add_trace(heatmap(other, r, name, tag, shown.axes, scales[key][0]))
             at = {"xref": f"x{tag} domain", "yref": f"y{tag} domain", "showarrow": False, "x": 0.5}
-            under = {"y": 0, "yanchor": "top", "text": column.captions[r], "font": {"size": 12}}
+            shift = -TICKS if r == rows - 1 else 0
+            under = {"y": 0, "yanchor": "top", "yshift": shift, "text": column.captions[r], "font": {"size": 12}}
             above = {"y": 1, "yanchor": "bottom", "text": column.title, "font": {"size": 13}}
-            left = {"x": 0, "xanchor": "right", "y": 0.5, "xshift": -4, "textangle": -90, "text": f"<b>{name}</b>"}
+            left = {"x": 0, "xanchor": "right", "y": 0.5, "xshift": -20, "textangle": -90, "text": f"<b>{name}</b>"}
             layout["annotations"] += [at | under] if column.captions[r] else []
-            layout["annotations"] += [at | above] if r == 0 else []
+            if r == 0:
+                titles[c] = len(layout["annotations"])
+                layout["annotations"].append(at | above)
             layout["annotations"] += [at | left] if c == 0 else []
-    for c, column in enumerate(grid.columns):
-        layout[f"coloraxis{c + 1 if c else ''}"] = colour_axis(column, (c + 0.5) * share, share, height)
+    layout |= {tag: colour_axis(column, (c + 0.5) * share, share, height) for tag, c, column in scales.values()}
+    views = []
+    for grid in grids:
+        seen = {traces[r, c, id(m)] for c, column in enumerate(grid.columns) for r, m in enumerate(column.maps)}
+        text = {f"annotations[{titles[c]}].text": column.title for c, column in enumerate(grid.columns)}
+        views.append({"visible": [i in seen for i in range(len(figure.data))], "layout": text})
+    for trace, visible in zip(figure.data, views[active]["visible"], strict=True):
+        trace.visible = visible
     figure.update_layout(
         **layout,
+        meta={"views": views, "active": active},
         template="none",
         height=height,
         autosize=True,
-        margin={"l": LEFT, "r": 4, "t": 0, "b": 0, "pad": 0},
+        margin={"l": LEFT, "r": RIGHT, "t": 0, "b": 0, "pad": 0},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "color": "#7a828e"},
@@ -74,12 +96,53 @@ def plotly_grid(grid: Grid) -> PlotData:
     return PlotData(type="plotly", plot=json.dumps(json.loads(figure.to_json()) | {"config": CONFIG}))
 
 
-def axes(tag: str, box: tuple[list[float], list[float]], shape: tuple[int, int]) -> tuple[dict, dict]:
-    """The x and y axis of one panel: hidden, square cells, first row on top, moving with the first panel's."""
-    h, w = shape
-    x = {"visible": False, "constrain": "domain", "domain": box[0], "anchor": f"y{tag}", "range": [-0.5, w - 0.5]}
-    y = {"visible": False, "constrain": "domain", "domain": box[1], "anchor": f"x{tag}", "range": [h - 0.5, -0.5]}
-    return (x | {"matches": "x"}, y | {"matches": "y"}) if tag else (x, y | {"scaleanchor": "x"})
+def heatmap(column: Column, row: int, name: str, tag: str, around: tuple[Axis, Axis], scale: str) -> go.Heatmap:
+    vertical, horizontal = around
+    where = f"{horizontal.name} %{{x:.3g}}, {vertical.name} %{{y:.3g}}"
+    return go.Heatmap(
+        z=column.maps[row].astype(np.float32),
+        x0=horizontal.first,
+        dx=horizontal.step,
+        y0=vertical.first,
+        dy=vertical.step,
+        xaxis=f"x{tag}",
+        yaxis=f"y{tag}",
+        coloraxis=scale,
+        hovertemplate=f"{name}, {column.title}<br>{where}: %{{z:.4g}}<extra></extra>",
+    )
+
+
+def axes(tag: str, box: tuple[list, list], around: tuple[Axis, Axis], below: bool, left: bool) -> tuple[dict, dict]:
+    """The x and y axis of one panel, growing to the right and upwards and moving with the first panel's; marked below
+    the last row and left of the first column."""
+    made = []
+    for letter, axis, domain, marked in (("x", around[1], box[0], below), ("y", around[0], box[1], left)):
+        made.append(
+            {
+                "constrain": "domain",
+                "domain": domain,
+                "anchor": f"{'y' if letter == 'x' else 'x'}{tag}",
+                "range": list(axis.edges),
+                "tickvals": [at for at, _ in axis.marks],
+                "ticktext": [text for _, text in axis.marks],
+                "tickfont": {"size": 11},
+                "showticklabels": marked,
+                "showgrid": False,
+                "zeroline": False,
+                "ticks": "outside",
+                "ticklen": 3,
+                "tickcolor": "rgba(0,0,0,0)",
+            }
+            | ({"matches": letter} if tag else {})
+        )
+    x, y = made
+    return x, y | ({} if tag else {"scaleanchor": "x", "scaleratio": square(around)})
+
+
+def square(around: tuple[Axis, Axis]) -> float:
+    """How long a vertical unit is, as against a horizontal one, for the picture to be square."""
+    (bottom, top), (left, right) = (axis.edges for axis in around)
+    return (right - left) / (top - bottom)
 
 
 def colour_axis(column: Column, centre: float, share: float, height: int) -> dict:
@@ -95,6 +158,7 @@ def colour_axis(column: Column, centre: float, share: float, height: int) -> dic
         "ticks": "outside",
         "ticklen": 3,
         "tickfont": {"size": 11},
+        "title": {"text": column.label, "side": "bottom", "font": {"size": 11}},
         "outlinewidth": 0,
         "xpad": 0,
         "ypad": 0,
@@ -106,17 +170,27 @@ def colour_axis(column: Column, centre: float, share: float, height: int) -> dic
 def png_grid(grid: Grid, heading: str, sentence: str) -> bytes:
     """The same grid as a picture on white, 150 dots per inch, for slides and papers."""
     rows, columns = len(grid.rows), len(grid.columns)
-    figure = Figure(figsize=(2.1 * columns + 0.5, 2.25 * rows + 1.3), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2.1 * columns + 0.6, 2.25 * rows + 1.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    vertical, horizontal = grid.axes
     for c, column in enumerate(grid.columns):
         for r in range(rows):
-            ax = axes[r, c]
+            ax = panels[r, c]
             image = ax.imshow(
-                column.maps[r], cmap=column.colours, vmin=column.low, vmax=column.high, interpolation="nearest"
+                column.maps[r],
+                cmap=column.colours,
+                vmin=column.low,
+                vmax=column.high,
+                interpolation="nearest",
+                origin="lower",
+                extent=(*horizontal.edges, *vertical.edges),
+                aspect=square(grid.axes),
             )
-            ax.set_xticks([])
-            ax.set_yticks([])
+            for axis, around, marked in ((ax.xaxis, horizontal, r == rows - 1), (ax.yaxis, vertical, c == 0)):
+                at, text = zip(*around.marks, strict=True) if marked else ((), ())
+                axis.set_ticks(at, text, fontsize=7)
+                axis.set_tick_params(length=0, pad=2)
             ax.set_xlabel(column.captions[r], fontsize=8)
             for spine in ax.spines.values():
                 spine.set_visible(False)
@@ -124,8 +198,9 @@ def png_grid(grid: Grid, heading: str, sentence: str) -> bytes:
                 ax.set_title(column.title, fontsize=9)
             if c == 0:
                 ax.set_ylabel(grid.rows[r], fontsize=10, fontweight="bold")
-        bar = figure.colorbar(image, ax=list(axes[:, c]), location="bottom", shrink=0.9, aspect=20, pad=0.02)
+        bar = figure.colorbar(image, ax=list(panels[:, c]), location="bottom", shrink=0.9, aspect=20, pad=0.02)
         bar.outline.set_visible(False)
+        bar.set_label(column.label, fontsize=7)
         bar.ax.tick_params(labelsize=7)
         bar.locator = mpl.ticker.MaxNLocator(4)
         bar.formatter.set_powerlimits((-2, 3))

@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoints import BUNDLED, Library
 from ..exports import FIRST_VIEW
-from . import parts
+from . import parts, thumbnails
 from .api import add_api
 from .compare import SHOW_LINK, CompareTab
 from .models import problems
@@ -55,7 +55,7 @@ def launch(demo: gr.Blocks, **options):
     """`demo.launch` with everything that belongs to this page."""
     return demo.launch(
         theme=theme(),
-        css=CSS,
+        css=CSS + thumbnails.css(),
         ssr_mode=False,
         footer_links=["api", "settings"],
         run_history=False,

@@ -3,28 +3,31 @@
 from html import escape
 
 from ..comparison import SAME, Comparison, Preview, Settings, method_title, percent
-from ..pdes import PDE, get_pde
-from .panels import Grid, comparison_grid, picture_url
+from ..pdes import get_pde
+from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
+from .panels import Grid, grids, picture_url, shown_sample
+from .words import has_walls, law
 
-LABEL = 30  # pixels left of the panels for the methods' names
-PANEL_WIDTH = 172  # pixels below which the grid scrolls instead of shrinking further
-
+NARROWEST = 0.9  # of its full size; below that the grid scrolls instead of shrinking further
 
 GUIDE = """
-Every row is one model; all rows start from the same noise, and each column has one colour scale.
+Every row is one model; all rows start from the same noise, and each column has one colour scale. The axes grow to the
+right and upwards. Where time is an axis (Burgers) it runs upwards, so the initial state is the lowest row of the
+picture; where a sample is a series of frames (Kolmogorov flow), the frames share their colour scales.
 
 - **log₁₀ |residual|**: how far the generated fields are from satisfying the equation, point by point, by the solver's
-  own discretisation. Data from the solver reach the *data floor*, which is rounding; nothing is gained below it.
-- **solver's ...**: what a real solver gives for the *generated* input (the coefficient or the source).
-- **Forward-solve error**: the distance between the generated solution and that one, relative to its size. If the
-  residual falls while this rises, the gain is not real.
-- **Conservation**: how many samples balance the flux through the edge with the source to within 5 %.
+  own discretisation; grey where no equation is asked for. Data from the solver reach the *data floor*, which is
+  rounding; nothing is gained below it. A series of frames has one residual for all of them.
+- **solver's ...**: what a real solver gives for the *generated* input: a coefficient or a source, the first row of a
+  field in time, or the first of the frames.
+- **Forward-solve error**: the distance between the generated solution and that one, relative to its size (of frames:
+  relative to their change since the first). If the residual falls while this rises, the gain is not real.
+- **Conservation**: how many samples obey a conservation law of the equation to within 5 %. The law is named below the
+  equation.
 
 Zooming into one panel zooms them all; a double click brings the whole field back.
 """
 WAITING = '<div class="progress"><span class="bar"></span><span>Waiting for the sampler …</span></div>'
-
-
 STOPPED = '<div class="caption">Stopped. The figure shows the previous result.</div>'
 
 
@@ -41,7 +44,8 @@ def problem(error: Exception | str) -> str:
 
 def preview(grid: Grid) -> str:
     """The grid as small pictures in the places where the figure has its panels."""
-    tracks = f"grid-template-columns: {LABEL - 4}px repeat({len(grid.columns)}, minmax(0, 1fr))"
+    tracks = f"grid-template-columns: {LEFT - GAP // 2}px repeat({len(grid.columns)}, minmax(0, 1fr))"
+    gaps = f"gap: {CAPTION}px {GAP}px; padding: 0 {RIGHT + GAP // 2}px {CAPTION + TICKS + BARS}px 0"
     cells = ['<span class="corner"></span>'] + [f'<div class="title">{escape(c.title)}</div>' for c in grid.columns]
     for r, name in enumerate(grid.rows):
         cells.append(f'<div class="name">{escape(name)}</div>')
@@ -51,7 +55,7 @@ def preview(grid: Grid) -> str:
             cells.append(
                 f'<figure><img src="{url}" alt="{escape(name)}, {escape(c.title)}, while sampling">{under}</figure>'
             )
-    return f'<div class="preview" style="{tracks}">{"".join(cells)}</div>'
+    return f'<div class="preview" style="{tracks}; {gaps}">{"".join(cells)}</div>'
 
 
 def progress(event: Preview, methods: int, seconds: float) -> str:
@@ -73,8 +77,9 @@ def describe(settings: Settings) -> str:
 
 
 def caption(comparison: Comparison, precomputed: bool) -> str:
-    columns = len(comparison_grid(comparison, 0).columns)
-    width = f"<style>#stage {{ --grid-width: {40 + PANEL_WIDTH * columns}px }}</style>"
+    columns = len(grids(shown_sample(comparison, 0))[0].columns)
+    narrowest = LEFT + RIGHT + columns * (NARROWEST * panel_size(columns) + GAP)
+    width = f"<style>#stage {{ --grid-width: {narrowest:.0f}px }}</style>"
     tag = '<span class="tag">Precomputed</span>' if precomputed else ""
     tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
     return f'{width}<div class="caption">{tag}<strong>{escape(describe(comparison.settings))}</strong>{tail}</div>'
@@ -96,12 +101,14 @@ def ratio(value: float, first: bool) -> str:
 
 def table(comparison: Comparison) -> str:
     """Figures per method, ratios to the first one, and the floor that solver data reaches."""
+    pde = get_pde(comparison.settings.pde)
+    walls = has_walls(pde)
     heads = [
         ("Method", ""),
         ("Residual RMS", "lower is better"),
         ("Forward-solve error", "median, lower is better"),
-        ("Boundary RMS", "lower is better"),
-        ("Conservation", "within 5 %"),
+        ("Boundary RMS", "lower is better" if walls else "nothing to violate"),
+        ("Conservation", law(pde)[0]),
         ("Evaluations", "per sample"),
         ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps"),
     ]
@@ -110,7 +117,7 @@ def table(comparison: Comparison) -> str:
         cells = [
             f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], i == 0)}",
             f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], i == 0)}",
-            f"{row['boundary_rms']:.2g}",
+            f"{row['boundary_rms']:.2g}" if walls else "periodic",
             f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
             f"{row['nfe']}",
             f"{row['seconds']:.2g} s",
@@ -118,11 +125,8 @@ def table(comparison: Comparison) -> str:
         name = f'<th scope="row">{escape(method_title(row["method"]))}</th>'
         lines.append(name + "".join(f"<td>{cell}</td>" for cell in cells))
     floors = comparison.floors
-    data = [f"{floors['residual_rms']:.1g}", percent(floors["solve_error_median"]), f"{floors['boundary_rms']:.1g}"]
+    edge = f"{floors['boundary_rms']:.1g}" if walls else "periodic"
+    data = [f"{floors['residual_rms']:.1g}", percent(floors["solve_error_median"]), edge]
     floor = '<th scope="row">Solver data (floor)</th>' + "".join(f"<td>{x}</td>" for x in data) + "<td></td>" * 3
     body = "".join(f"<tr>{line}</tr>" for line in lines[1:]) + f'<tr class="floor">{floor}</tr>'
     return f'<div class="figures"><table><thead><tr>{lines[0]}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def equation(pde: PDE) -> str:
-    return f"$${pde.equation}$$\n{pde.domain}; {pde.boundary}"

@@ -2,38 +2,43 @@
 
 import time
 
-import numpy as np
 import torch
 
 from ..comparison import Preview, Settings, method_title
 from ..pdes import get_pde
 from . import parts
-from .panels import build_grid, log_residual
+from .panels import Shown, grids, log_residual, spread
 
-PREVIEW_SECONDS = 0.12  # at most one picture in this time
+PREVIEW_SECONDS = 0.12  # at most one picture in this time,
+PREVIEW_SHARE = 3  # nor in less than so many times what the last one took: some solvers are slow
 
 
 class Sketch:
     """Turns previews into the grid of the sample on show, on scales that stay put from step to step."""
 
-    def __init__(self, settings: Settings, sample: int):
+    def __init__(self, settings: Settings, sample: int, view: int = 0):
         self.settings, self.sample, self.pde = settings, min(sample, settings.n - 1), get_pde(settings.pde)
+        self.view = view
         self.rows: dict[str, tuple] = {}
         self.top = None
-        self.step, self.drawn = 0, -PREVIEW_SECONDS
+        self.step, self.cost, self.next = 0, 0.0, 0.0
 
     def add(self, event: Preview) -> bool:
         """Takes an event; True when all methods have reached a step that is worth a picture."""
-        if event.method == self.settings.methods[0] and time.perf_counter() - self.drawn >= PREVIEW_SECONDS:
-            self.step = event.step
+        start = time.perf_counter()
+        if event.method == self.settings.methods[0] and start >= self.next:
+            self.step, self.cost = event.step, 0.0
         if event.step != self.step:
             return False
         fields = torch.from_numpy(event.fields[self.sample][None])
         residual = self.pde.residual(fields)
         rms = self.pde.interior(residual).square().mean().sqrt().item()
         self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), rms
+        end = time.perf_counter()
+        self.cost += end - start
         complete = event.method == self.settings.methods[-1]
-        self.drawn = time.perf_counter() if complete else self.drawn
+        if complete:
+            self.next = end + max(PREVIEW_SECONDS, PREVIEW_SHARE * self.cost)
         return complete
 
     def html(self) -> str:
@@ -42,6 +47,6 @@ class Sketch:
         captions = {"residual": [f"RMS {row[3]:.3g}" for row in rows]}
         fields, residuals, solutions = ([row[k] for row in rows] for k in range(3))
         if self.top is None:
-            self.top = float(np.nanmax(log_residual(self.pde, residuals[0])))
-        scale = self.top - 5, self.top
-        return parts.preview(build_grid(self.pde, names, fields, residuals, solutions, captions, scale))
+            self.top = (spread([log_residual(residuals[0])], 0.5, 1.0) or (0.0, 0.0))[1]
+        shown = Shown(self.pde, names, fields, residuals, solutions, captions, (self.top - 5, self.top))
+        return parts.preview(grids(shown)[self.view])

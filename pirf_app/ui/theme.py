@@ -49,10 +49,20 @@ CSS = """
 #compare { flex-wrap: nowrap; align-items: flex-start; gap: 16px; }
 #controls { min-width: 270px !important; max-width: 300px; gap: 10px; }
 #results { min-width: 0 !important; gap: 10px; }
-#equation p { margin: 0; font-size: 0.84rem; color: var(--body-text-color-subdued); line-height: 1.4; }
+#equation p { margin: 0 0 3px; font-size: 0.84rem; color: var(--body-text-color-subdued); line-height: 1.4; }
+#equation strong { font-weight: 600; color: var(--body-text-color); margin-right: 1px; }
 #equation .katex-display { margin: 0 0 4px; text-align: left; }
-#equation .katex-display > .katex { text-align: left; font-size: 1.1em; color: var(--body-text-color); }
+#equation .katex-display > .katex { text-align: left; font-size: 1em; color: var(--body-text-color); }
 #equation { background: var(--block-background-fill); padding: 6px 14px 10px !important; }
+#pde { padding: 0 !important; overflow: visible !important; }
+#pde .wrap { display: grid; gap: 8px; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
+#pde label { position: relative; gap: 10px; padding: 6px 10px 6px 6px; min-height: 46px; font-weight: 500; }
+#pde label { border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+#pde label span { margin: 0; line-height: 1.2; color: var(--body-text-color); }
+#pde label::before { flex: 0 0 46px; height: 46px; border-radius: 5px; background-size: cover; }
+#pde label.selected { border-color: var(--primary-600); box-shadow: inset 0 0 0 1px var(--primary-600); }
+#pde input { position: absolute; opacity: 0; width: 1px; height: 1px; } /* the picture stands for the dot */
+#pde label:has(:focus-visible) { outline: 2px solid var(--primary-400); outline-offset: 2px; }
 #marks { gap: 5px; flex-wrap: nowrap; background: var(--block-background-fill); padding: 4px 12px 10px; border: none; }
 #marks button { min-width: 0 !important; padding: 3px 0; font-weight: 500; border-radius: 6px !important; }
 #seed-row { gap: 0; flex-wrap: nowrap; align-items: stretch; background: var(--block-background-fill); }
@@ -72,9 +82,11 @@ CSS = """
 .problem { border-radius: 4px; color: var(--body-text-color); font-size: 0.92rem; margin: 0 !important; }
 .problem + .problem { margin-top: 6px !important; }
 #heading .html-container, #results .html-container { padding: 0 2px !important; }
-#status:not(:has(.caption, .problem, .progress)) { min-width: 0 !important; flex: 0 0 auto; }
-#status:has(.caption, .problem) { flex: 1 0 100%; } #status:has(.progress) { flex: 1 1 260px; }
-#results:has(.preview) :is(#sentence, #figures, #downloads) { opacity: 0.4; } /* they are of the previous result */
+/* No commas within brackets: Gradio takes them for the end of a selector. */
+#status { min-width: 0 !important; flex: 0 0 auto; } #status:has(.progress) { flex: 1 1 260px; }
+#status:has(.caption) { flex: 1 0 100%; } #status:has(.problem) { flex: 1 0 100%; }
+#results:has(.preview) #sentence, #results:has(.preview) #figures { opacity: 0.4; } /* of the previous result */
+#results:has(.preview) #downloads { opacity: 0.4; }
 #above:has(.progress) #caption { display: none; }
 .progress { display: flex; align-items: center; gap: 10px; flex-wrap: wrap; font-size: 0.88rem; }
 .progress { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
@@ -86,7 +98,14 @@ CSS = """
 #sample { width: auto; flex: 0 0 auto; min-width: 0; } #sample label { padding: 3px 9px; }
 #sample .wrap { gap: 5px; flex-wrap: wrap; align-items: center; }
 #sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
-#sample { } #sample .wrap { gap: 5px; flex-wrap: wrap; } #sample label { padding: 3px 9px; }
+#player { align-items: center; gap: 6px 18px; flex-wrap: wrap; min-height: 30px; }
+#player > * { min-width: 0 !important; flex: 0 1 auto; width: auto; }
+#play { flex: 0 0 64px; width: 64px; }
+#frame .wrap { display: flex; flex-direction: row; align-items: center; gap: 8px; width: 230px; }
+#frame .head { display: none; } #frame .slider_input_container { flex: 1; }
+#frame .wrap::before { content: "Frame"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
+#what label { padding: 3px 9px; } #what .wrap { gap: 5px; align-items: center; }
+#what .wrap::before { content: "Show"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
 
 /* While a preview is there it takes the place of the figure, which stays mounted underneath. */
 #stage { position: relative; gap: 0; padding: 10px 8px 6px; overflow-x: auto; overflow-y: hidden; display: block; }
@@ -101,11 +120,11 @@ CSS = """
 #grid .js-plotly-plot text { fill: var(--body-text-color) !important; }
 #grid .js-plotly-plot .hoverlayer text { fill: #fff !important; }
 #grid .modebar-group { background: color-mix(in srgb, var(--block-background-fill) 85%, transparent) !important; }
-.preview { display: grid; gap: 34px 8px; padding: 0 8px 56px 0; color: var(--body-text-color); }
+.preview { display: grid; color: var(--body-text-color); }
 .preview .corner { grid-row: 1; grid-column: 1; }
 .preview .title { grid-row: 1; text-align: center; font-size: 13px; margin-bottom: -30px; line-height: 24px; }
 .preview .name { writing-mode: vertical-rl; transform: rotate(180deg); text-align: center; }
-.preview .name { font-weight: 600; font-size: 13px; }
+.preview .name { font-weight: 600; font-size: 13px; justify-self: end; margin-right: 4px; }
 .preview figure { margin: 0; position: relative; }
 .preview img { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; margin: 0 !important; }
 .preview figcaption { position: absolute; top: 100%; left: 0; right: 0; padding-top: 3px; text-align: center; }

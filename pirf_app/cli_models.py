@@ -1,0 +1,56 @@
+"""`python -m pirf_app models ...`: list and verify the bundled checkpoints, write their manifest and model cards."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cards import card_figures, model_card
+from .checkpoints import CheckpointError, Library, load_checkpoint, read_info
+from .report import read_report
+
+REPORT = Path(__file__).resolve().parent.parent / "assets" / "benchmark" / "report.json"
+Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]
+models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
+
+
+@models.command(name="list")
+def list_models(as_json: Annotated[bool, typer.Option("--json", help="print the manifest's entries")] = False) -> None:
+    """List the bundled checkpoints."""
+    entries = Library().manifest()
+    if as_json:
+        print(json.dumps(entries))
+        return
+    for entry in entries:
+        print(f"{entry['name']:<20} {entry['size'] / 2**20:5.1f} MB  {entry['sha256'][:12]}")
+
+
+@models.command()
+def verify(files: Annotated[list[Path] | None, typer.Argument(help="files; none: the bundled ones")] = None) -> None:
+    """Check hashes, metadata, keys, shapes, dtypes and finite values."""
+    library = Library()
+    jobs = [(path, None) for path in files or []] or [
+        (library.folder / e["file"], e["sha256"]) for e in library.manifest()
+    ]
+    failures = []
+    for path, sha256 in jobs:
+        try:
+            load_checkpoint(path, library.find_parent, sha256)
+            print(f"{path.name}: good")
+        except CheckpointError as error:
+            failures.append(str(error))
+    if failures:
+        raise CheckpointError("; ".join(failures))
+
+
+@models.command()
+def manifest(report: Report = REPORT) -> None:
+    """Write checkpoints/manifest.json and a model card for each checkpoint afresh, with the figures of a report."""
+    rows = read_report(report)["rows"] if report.exists() else []
+    library = Library()
+    entries = library.write_manifest(lambda info: card_figures(info, rows))
+    for entry in entries:
+        info = read_info(library.folder / entry["file"])
+        (library.folder / f"{entry['name']}.md").write_text(model_card(entry, info, rows, entries))
+        print(entry["name"])
