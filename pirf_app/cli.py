@@ -25,6 +25,7 @@ from .cli_parts import (
     split,
     state_beside,
     whole_numbers,
+    with_solver,
 )
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
@@ -90,6 +91,9 @@ def evaluate_command(
     seed: Seed = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="report file to write")] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="run the networks in bfloat16")] = False,
+    solver: Annotated[
+        str | None, typer.Option(help=f"{', '.join(SOLVERS)}, instead of what each checkpoint recommends")
+    ] = None,
 ) -> None:
     """Measure checkpoints: residual, forward-solve error, conservation, distribution; floors beside them."""
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
@@ -103,7 +107,7 @@ def evaluate_command(
         chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
     rows, levels = [], {}
     for name in names:
-        members = [c for c in chosen if c.info.pde == name]
+        members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
             checkpoint.denoiser.autocast = bfloat16
         levels[name] = floors(name, members[0].info.resolution, n)

@@ -3,8 +3,10 @@
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from .checkpoints import Checkpoint
 from .diffusion.pretraining import Pretraining
 from .methods.pirf import PirfTuning
 from .methods.pirf_config import PoolStep
@@ -58,6 +60,14 @@ def whole_numbers(name: str, values: str) -> list[int]:
         return [int(v) for v in values.split(",")]
     except ValueError:
         raise InputError(f"{name} must be whole numbers separated by commas, not {values!r}") from None
+
+
+def with_solver(checkpoint: Checkpoint, solver: str | None) -> Checkpoint:
+    """`checkpoint`, recommending another solver (None: its own). Raises InputError."""
+    if solver is None:
+        return checkpoint
+    schedule = replace(checkpoint.info.schedule, solver=solver)
+    return replace(checkpoint, info=replace(checkpoint.info, sampler=schedule.to_dict()))
 
 
 def run_with_saves(run: Pretraining | PirfTuning, state: Path, interval: float) -> Iterator:

@@ -116,7 +116,9 @@ def evaluate(checkpoints: list[Checkpoint], steps: int, n: int, seed: int) -> li
         for i, fields in zip(members, drawn, strict=True):
             info = checkpoints[i].info
             row = {"pde": info.pde, "resolution": info.resolution, "method": info.method, "steps": steps, "nfe": nfe}
-            rows[i] = row | {"n": n, "seconds": seconds} | figures(get_pde(info.pde), fields)
+            rows[i] = (
+                row | {"solver": info.schedule.solver, "n": n, "seconds": seconds} | figures(get_pde(info.pde), fields)
+            )
     return [rows[i] for i in range(len(checkpoints))]
 
 

@@ -1,15 +1,24 @@
 """The HTTP API of a running app, through gradio's own client; and links, problems and pictures of the page."""
 
+import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from PIL import Image
 
-from pirf_app.checkpoints import Library
+from pirf_app.checkpoints import BUNDLED, Library
 from pirf_app.comparison import Settings, compare, last
+from pirf_app.exports import read_npz
+from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
+
+OFFERED = [name for name in pde_names() if Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)).methods(name)]
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +131,100 @@ def test_links_restore_settings(library):
             from_query(library, wrong, settings)
 
 
-def test_the_figure_has_linked_axes_and_one_colour_scale_per_column(library):
-    from pirf_app.ui.figures import plotly_grid, png_grid
-    from pirf_app.ui.panels import comparison_grid
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_comparison_of_any_benchmark_is_shown_linked_and_exported(library, name, tmp_path):
+    from pirf_app.ui import parts, words
+    from pirf_app.ui.files import export
+    from pirf_app.ui.links import from_query, to_query
 
-    comparison = last(compare(library, "darcy", ["base", "pirf"], 2, 1, 0))
-    grid = comparison_grid(comparison, 0)
-    assert [len(c.maps) for c in grid.columns] == [2] * 5
-    figure = json.loads(plotly_grid(grid).plot)
-    assert len(figure["data"]) == 10
-    assert {trace["type"] for trace in figure["data"]} == {"heatmap"}
-    assert len({trace["coloraxis"] for trace in figure["data"]}) == 5
-    axes = [axis for name, axis in figure["layout"].items() if name.startswith("xaxis") and name != "xaxis"]
-    assert len(axes) == 9
-    assert all(axis["matches"] == "x" for axis in axes)
-    for column in grid.columns:
-        if column.title.startswith(("u −", "log")) is False:
-            assert column.low < column.high
-    assert grid.columns[-1].low == -grid.columns[-1].high
-    assert png_grid(grid, "heading", "sentence").startswith(b"\x89PNG")
+    pde = get_pde(name)
+    comparison = last(compare(library, name, library.methods(name), 2, 1, 0))
+    table = parts.table(comparison)
+    rows = len(comparison.results) + 1
+    assert table.count("<td>periodic</td>") == (0 if name in ("darcy", "helmholtz", "poisson") else rows)
+    assert words.LAWS[name][0] in table
+    assert words.LAWS[name][1] in words.equation(pde)
+    query = dict(part.split("=") for part in to_query(comparison.settings).split("&"))
+    assert from_query(library, query, Settings("none", (), 0, 0, 0)) == comparison.settings
+    npz, png, csv = (Path(path) for path in export(comparison, tmp_path))
+    assert read_npz(npz).to_dict() == comparison.to_dict()
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert len(csv.read_text().splitlines()) == rows
+
+
+def two_rows(name: str):
+    """Noise on the scale of a benchmark's data in the place of two methods' samples."""
+    from pirf_app.ui.panels import Shown
+
+    pde = get_pde(name)
+    draw = torch.Generator().manual_seed(0)
+    fields = pde.denormalise(torch.randn(2, len(pde.channels), 16, 16, generator=draw) / 2)
+    fields, residuals, solutions = (list(x.numpy()) for x in (fields, pde.residual(fields), pde.solve(fields)))
+    captions = {"difference": ["solve error 1 %"] * 2}
+    return pde, Shown(pde, ["Baseline", "PIRF"], fields, residuals, solutions, captions)
+
+
+@pytest.mark.parametrize("name", pde_names())
+def test_the_figure_has_linked_axes_and_one_colour_scale_per_column(name):
+    from pirf_app.ui.figures import plotly_grid, png_grid
+    from pirf_app.ui.panels import grids, still
+
+    pde, shown = two_rows(name)
+    views = grids(shown)
+    columns = len(views[0].columns)
+    assert columns == (1 if pde.view == "frames" else len(pde.channels)) + 3
+    figure = json.loads(plotly_grid(views, len(views) - 1).plot)
+    layout, traces = figure["layout"], figure["data"]
+    assert {trace["type"] for trace in traces} == {"heatmap"}
+    for view in layout["meta"]["views"]:  # one map on every panel, and one scale for the panels of a column
+        seen = [trace for trace, visible in zip(traces, view["visible"], strict=True) if visible]
+        assert sorted(trace["xaxis"] for trace in seen) == sorted({trace["xaxis"] for trace in traces})
+        assert len(seen) == 2 * columns
+        assert len({trace["coloraxis"] for trace in seen}) == columns
+    assert [trace["visible"] for trace in traces] == layout["meta"]["views"][-1]["visible"]
+    axes = [axis for key, axis in layout.items() if key.startswith(("xaxis", "yaxis")) and key[1:] != "axis"]
+    assert len(axes) == 2 * (2 * columns - 1)
+    assert all(axis["matches"] in "xy" for axis in axes)
+    assert layout["xaxis"]["ticktext"][1] == pde.axes[1]
+    assert layout["yaxis"]["ticktext"][1] == pde.axes[0]
+    assert layout["yaxis"]["range"][0] < layout["yaxis"]["range"][1]
+    for key, axis in layout.items():
+        if key.startswith("coloraxis"):
+            assert axis["cmin"] < axis["cmax"]
+            assert axis["colorbar"]["title"]["text"]
+    assert views[-1].columns[-1].low == -views[-1].columns[-1].high
+    assert png_grid(still(shown), "heading", "sentence").startswith(b"\x89PNG")
+
+
+def test_frames_share_their_scales_and_change_is_counted_from_the_first():
+    from pirf_app.ui.panels import grids, view_number
+
+    pde, shown = two_rows("kolmogorov")
+    views = grids(shown)
+    assert len(views) == 6
+    field, change = views[view_number(pde, 2, False)], views[view_number(pde, 2, True)]
+    first = views[view_number(pde, 0, False)]
+    assert first.columns[0].maps[0].tolist() == shown.fields[0][0].tolist()
+    assert (change.columns[0].maps[1] == shown.fields[1][2] - shown.fields[1][0]).all()
+    assert (change.columns[2].maps[1] == shown.solutions[1][2] - shown.solutions[1][0]).all()
+    for i in range(4):
+        assert (first.columns[i].low, first.columns[i].high) == (field.columns[i].low, field.columns[i].high)
+        assert change.columns[i].high > 0
+    assert change.columns[0].high != field.columns[0].high
+    assert all(view.columns[1].maps[0] is field.columns[1].maps[0] for view in views)  # one residual for all frames
+    assert "frame 1" in field.columns[2].captions[0]
+    assert "t = 0" in grids(two_rows("burgers")[1])[0].columns[2].captions[0]
+
+
+@pytest.mark.parametrize("name", pde_names())
+def test_every_benchmark_has_a_small_picture_in_the_selector(name):
+    from pirf_app.ui import thumbnails
+
+    path = thumbnails.FOLDER / f"{name}.png"
+    assert path.stat().st_size < 15_000
+    assert Image.open(path).size == (thumbnails.PIXELS, thumbnails.PIXELS)
+    assert f'"{get_pde(name).title}-radio-label"' in thumbnails.css()
+    if name == "poisson":
+        drawn = Image.open(io.BytesIO(thumbnails.draw(get_pde(name)))).convert("RGB")
+        difference = torch.tensor(list(drawn.tobytes())) - torch.tensor(list(Image.open(path).convert("RGB").tobytes()))
+        assert difference.float().abs().mean() < 1

@@ -5,6 +5,9 @@ import re
 import shutil
 
 import pytest
+from test_app_api import OFFERED
+
+from pirf_app.pdes import get_pde
 
 pytestmark = pytest.mark.ui
 ARGUMENTS = [
@@ -70,9 +73,9 @@ def choose(page, steps: int, n: int, seed: str) -> None:
 
 def run(page) -> None:
     """Presses Run and waits for the result: a new caption, and no preview any more."""
-    before = caption(page)
+    before = page.text_content("#caption")  # it is there, but hidden, while the sampler runs
     page.click("#run")
-    page.wait_for_function("before => document.querySelector('#caption').innerText !== before", arg=before)
+    page.wait_for_function("before => document.querySelector('#caption').textContent !== before", arg=before)
     page.wait_for_selector(".preview", state="detached")
     page.wait_for_selector(PANELS, state="attached")
 
@@ -174,7 +177,7 @@ def test_a_link_restores_settings(visit):
     assert page.input_value("#samples input[type=number]") == "2"
     assert page.input_value("#seed input, #seed textarea") == "9223372036854775807"
     assert page.locator("#controls").get_by_role("checkbox", checked=True).count() == 1
-    assert page.locator("#controls").get_by_label("Equation").first.input_value() == "Poisson"
+    assert page.inner_text("#pde label.selected") == "Poisson"
 
 
 def test_a_link_that_cannot_be_used_is_said_to_be_so(visit):
@@ -189,6 +192,50 @@ def test_marks_and_dice_set_the_controls(visit):
     page.wait_for_function("document.querySelector('#steps input[type=number]').value === '40'")
     page.click("#dice")
     page.wait_for_function("document.querySelector('#seed input, #seed textarea').value.length > 1")
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_every_benchmark_is_chosen_with_the_keyboard_and_computed(visit, name):
+    pde = get_pde(name)
+    page = visit("?n=1&steps=2&seed=4")
+    page.wait_for_selector("#status .caption")
+    option = page.locator("#pde").get_by_label(pde.title, exact=True)
+    option.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("words => document.querySelector('#equation').innerText.includes(words)", arg=pde.boundary)
+    picture = "title => getComputedStyle(document.querySelector(`[data-testid='${title}-radio-label']`), '::before')"
+    assert page.evaluate(f"{picture}.backgroundImage", pde.title).startswith('url("data:image/png')
+    run(page)
+    page.wait_for_function("title => document.querySelector('#caption').innerText.startsWith(title)", arg=pde.title)
+    rows = page.locator(".figures tbody tr").count() - 1
+    columns = 5 if pde.view == "steady" else 4
+    page.wait_for_function(f"document.querySelectorAll('{PANELS}').length === {rows * columns}")
+    assert page.locator("#play").count() == (pde.view == "frames")
+    text = page.inner_text("#grid")
+    assert {pde.axes[0], pde.axes[1]} <= set(text.split())
+
+
+@pytest.mark.skipif("kolmogorov" not in OFFERED, reason="there is no checkpoint of a flow in frames")
+def test_frames_change_in_the_browser_without_computing(visit):
+    page = visit("?pde=kolmogorov&n=1&steps=2&seed=4&methods=base")
+    page.wait_for_selector("#status .caption")
+    run(page)
+    page.wait_for_selector("#play")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/" in request.url else None)
+    titled = "title => document.querySelector('#grid .annotation-text').textContent.startsWith(title)"
+    page.wait_for_function(titled, arg="vorticity at frame 3")
+    page.locator("#frame input[type=range]").press("ArrowLeft")
+    page.wait_for_function(titled, arg="vorticity at frame 2")
+    page.get_by_label("change since frame 1").check()
+    page.wait_for_function(titled, arg="change w2 − w1")
+    page.click("#play")
+    for title in ("change w3", "change w1", "change w2"):
+        page.wait_for_function(titled, arg=title)
+    page.click("#play")
+    assert page.inner_text("#play") == "Play"
+    assert page.locator(PANELS).count() == 4
+    assert asked == []
 
 
 @pytest.mark.parametrize("width", [390, 1024])

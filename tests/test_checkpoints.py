@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -25,20 +26,27 @@ from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.sampler import Schedule, initial_noise
 from pirf_app.pdes import InputError, get_pde, pde_names
 
-@pytest.fixture
-def library(tmp_path) -> Library:
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """A folder with a base and a tuned checkpoint for Darcy and a base one for Poisson, all 16x16, and its manifest."""
+    folder = tmp_path_factory.mktemp("library")
     for pde in ("darcy", "poisson"):
         model = tiny_denoiser(pde)
-        save_checkpoint(tmp_path / f"{pde}-16-base.safetensors", model, info_of(model, pde))
-    library = Library(tmp_path)
+        save_checkpoint(folder / f"{pde}-16-base.safetensors", model, info_of(model, pde))
+    library = Library(folder)
     library.write_manifest()
     base = library.load("darcy", "base", 16)
-    more = {"parent": base.sha256, "handover": HANDOVER}
-    info = info_of(base.denoiser, "darcy", "pirf", **more)
-    save_checkpoint(tmp_path / "darcy-16-pirf.safetensors", tuned_from(base.denoiser), info)
+    info = info_of(base.denoiser, "darcy", "pirf", parent=base.sha256, handover=HANDOVER)
+    save_checkpoint(folder / "darcy-16-pirf.safetensors", tuned_from(base.denoiser), info)
     library.write_manifest()
-    return Library(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def library(template, tmp_path) -> Library:
+    """A copy of the template, to spoil."""
+    return Library(shutil.copytree(template, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.fixture
@@ -69,6 +77,10 @@ def rewrite(path, change_tensors=None, **changes):
     values = json.loads(metadata[KEY]) | changes
     save_file(tensors, path, {KEY: json.dumps({k: v for k, v in values.items() if v is not KeyError})})
     return path
+
+
+def test_what_the_tests_below_change_is_what_is_refused(base_file):
+    assert load_checkpoint(rewrite(base_file, dict, **network_with(), **prior_with()), no_parent).info.pde == "darcy"
 
 
 @pytest.mark.parametrize("name", pde_names())
@@ -214,7 +226,10 @@ def filled(value: float):
         (lambda t: with_first(t, lambda v: v.bool()), "dtype"),
         (lambda t: with_first(t, filled(float("nan"))), "finite"),
         (lambda t: with_first(t, filled(float("inf"))), "finite"),
-    XX: t["prior.variance"] * float("nan")}, "finite"),
+        (lambda t: t | {"prior.variance": t["prior.variance"] * float("nan")}, "finite"),
+        (lambda t: {k: v for k, v in t.items() if k != "prior.rotation"}, "missing"),
+        (lambda t: t | {"prior.rotation": t["prior.rotation"][:8, :8].clone()}, "shape"),
+        (lambda t: t | {"prior.rows": torch.zeros(2, 16, 16)}, "unknown"),
     ],
 )
 def test_wrong_tensors(base_file, change, word):

@@ -20,7 +20,7 @@ KEYS = {
     "residual_rms", "residual_median", "boundary_rms", "solve_error_median", "solve_error_p90", "amplitude",
     "diversity", "conservation_rate", "spectrum_error", "sliced_wasserstein", "paper_mse", "paper_mae",
 }  # fmt: skip
-ROW = KEYS | {"pde", "resolution", "method", "steps", "nfe", "n", "seconds"}
+ROW = KEYS | {"pde", "resolution", "method", "steps", "nfe", "solver", "n", "seconds"}
 
 
 @pytest.fixture(scope="module", autouse=True)

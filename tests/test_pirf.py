@@ -3,35 +3,53 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import cache
 
 import pytest
 import torch
-from test_checkpoints import info_of
-from tiny import tiny_config
+from tiny import info_of, prior_config, tiny_config
 
 from pirf_app.checkpoints import Checkpoint, InputError, Library, load_checkpoint, read_info
 from pirf_app.diffusion.denoiser import Denoiser
-from pirf_app.diffusion.prior import GaussianPrior
-from pirf_app.diffusion.sampler import heun, initial_noise
+from pirf_app.diffusion.prior import ModePrior
+from pirf_app.diffusion.sampler import SOLVERS, State, initial_noise, together, trajectory
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
 from pirf_app.methods.rewards import ResidualReward
 from pirf_app.pdes import get_pde, pde_names
 
+pytestmark = pytest.mark.usefixtures("quick_data")
 every_pde = pytest.mark.parametrize("name", pde_names())
+every_solver = pytest.mark.parametrize("solver", SOLVERS)
+one_and_two = pytest.mark.parametrize("last_steps", [1, 2])
 SMALL = PirfConfig(
-    updates=12, pool=16, pool_steps=(6,), batch=8, learning_rate=1e-3, warmup=2, validate_every=6, validation=4,
+    updates=6, pool=12, pool_steps=(6,), batch=6, learning_rate=1e-3, warmup=2, validate_every=3, validation=4,
 )  # fmt: skip
 
 
-def tiny_base(name: str = "poisson") -> Checkpoint:
-    """The best linear denoiser of the benchmark on 16 x 16, with an untrained network on top."""
-    pde = get_pde(name)
+@cache
+def fitted(name: str) -> ModePrior:
+    pde, config = get_pde(name), prior_config(name)
+    return ModePrior.fit(pde.normalise(pde.generate(100, 16, 1)), config.box, config.bases)
+
+
+def tiny_base(name: str = "poisson", solver: str = "multistep", noise: float = 0.0) -> Checkpoint:
+    """The best linear denoiser of the benchmark on 16 x 16, with an untrained network on top; `noise` on its weights
+    makes it do something."""
     torch.manual_seed(0)
-    model = Denoiser(tiny_config(name, rank=24), 24, 8)
-    model.prior.load_state_dict(GaussianPrior.fit(pde.normalise(pde.generate(100, 16, 1)), 24, 8).state_dict())
-    return Checkpoint(model.eval().requires_grad_(False), info_of(model, name), "ab" * 32)
+    model = Denoiser(tiny_config(name), prior_config(name))
+    model.prior.load_state_dict(fitted(name).state_dict())
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    info = info_of(model, name, solver=solver)
+    return Checkpoint(model.eval().requires_grad_(False), info, "ab" * 32)
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    return len(get_pde(name).channels), 16, 16
 
 
 def updates_of(run: PirfTuning) -> list[PirfStep]:
@@ -49,7 +67,11 @@ def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 def fixed_loss(run: PirfTuning) -> float:
     """The reward's loss over the whole pool: the updates see batches of it."""
     with torch.no_grad():
-        return sum(run._loss(run.pool.x[k], run.pool.sample[k], k)[0].item() for k in run.pool.x)
+        return sum(run._loss(pool_state(run, k), run.pool.sample[k], k)[0].item() for k in run.pool.x)
+
+
+def pool_state(run: PirfTuning, steps: int) -> State:
+    return State(run.pool.x[steps], run.pool.memory[steps])
 
 
 @every_pde
@@ -60,19 +82,27 @@ def test_events(name):
     assert pool + steps == events
     assert pool
     assert all(0 <= e.done <= e.total for e in pool)
-    assert [e.update for e in steps] == list(range(1, 13))
-    assert [e.update for e in steps if e.validation_residual is not None] == [6, 12]
+    assert [e.update for e in steps] == list(range(1, 7))
+    assert [e.update for e in steps if e.validation_residual is not None] == [3, 6]
     assert all(torch.tensor([e.loss, e.residual_rms, e.anchor, e.drift]).isfinite().all() for e in steps)
     seconds = [e.seconds for e in steps]
     assert seconds == sorted(seconds)
 
 
-@every_pde
+RECIPES = [{}, {"last_steps": 2}, {"trainable": "last"}, {"trainable": "all"}, {"norm": "plain"}]
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"last_steps": 2}, {"trainable": "last"}, {"trainable": "all"}, {"norm": "plain"}], ids=str
+    ("name", "solver", "changes"),
+    [
+        *((name, "multistep", changes) for name in pde_names() for changes in RECIPES[:2]),
+        *(("poisson", solver, changes) for solver in SOLVERS for changes in RECIPES[2:]),
+        *(("poisson", "heun", changes) for changes in RECIPES[:2]),
+    ],
+    ids=str,
 )
-def test_a_few_updates_lower_the_loss_of_the_pool(name, changes):
-    run = PirfTuning(tiny_base(name), replace(SMALL, updates=20, learning_rate=2e-3, **changes))
+def test_a_few_updates_lower_the_loss_of_the_pool(name, solver, changes):
+    run = PirfTuning(tiny_base(name, solver), replace(SMALL, updates=12, learning_rate=3e-3, **changes))
     events = run.run()
     while not isinstance(next(events), PirfStep):
         pass
@@ -103,60 +133,109 @@ def test_only_the_chosen_layers_change_and_the_base_never_does():
         assert not any(p.requires_grad for p in tuned.parameters())
 
 
-@pytest.mark.parametrize("last_steps", [1, 2])
+@one_and_two
+@every_solver
 @pytest.mark.parametrize("steps", [6, 12])
-def test_trajectory_down_to_the_handover_is_the_base_models(last_steps, steps):
+def test_trajectory_down_to_the_handover_is_the_base_models(last_steps, solver, steps):
     """Tuning must not touch what is drawn: both models share every state down to the handover, at any step count."""
-    run = PirfTuning(tiny_base(), replace(SMALL, last_steps=last_steps, learning_rate=1e-2))
+    run = PirfTuning(tiny_base(solver=solver), replace(SMALL, updates=4, last_steps=last_steps, learning_rate=1e-2))
     list(run.run())
     tuned, noise, schedule = run.result(), initial_noise(2, (2, 16, 16), 5), run._schedule(steps)
     with torch.no_grad():
-        pairs = list(zip(heun(run.base.denoiser, noise, schedule), heun(tuned, noise, schedule), strict=True))
+        alone = [list(trajectory(model, noise, schedule)) for model in (run.base.denoiser, tuned)]
+        pairs = list(zip(*alone, strict=True))
     above = [torch.equal(a.x, b.x) for a, b in pairs if a.sigma >= tuned.handover * (1 - 1e-4)]
     assert above
     assert all(above)
     assert not torch.equal(pairs[-1][0].x, pairs[-1][1].x)
 
 
-@pytest.mark.parametrize("last_steps", [1, 2])
-def test_what_is_trained_is_what_is_sampled(last_steps):
-    """From a pool state, the last K steps give the sample that the tuned model draws from the same noise."""
-    run = PirfTuning(tiny_base(), replace(SMALL, last_steps=last_steps, learning_rate=1e-2))
+@one_and_two
+@every_solver
+def test_what_is_trained_is_what_is_sampled(last_steps, solver):
+    """From a handover state, the last K steps give the sample that the tuned model draws from the same noise."""
+    run = PirfTuning(tiny_base(solver=solver), replace(SMALL, updates=4, last_steps=last_steps, learning_rate=1e-2))
     list(run.run())
     run.average = [p.detach().clone() for p in run.parameters]
     noise = initial_noise(2, (2, 16, 16), 5)
     with torch.no_grad():
-        states = [step.x for step in heun(run.base.denoiser, noise, run._schedule(6))]
-        *_, last = heun(run.result(), noise, run._schedule(6))
-        torch.testing.assert_close(run.finish(states[-1 - last_steps], 6), last.x)
+        *_, steps = zip(*together([run.base.denoiser, run.result()], noise, run._schedule(6)), strict=True)
+        handover = next(trajectory_at(run, noise, 6 - last_steps))
+        torch.testing.assert_close(run.finish(handover, 6), steps[-1].x)
 
 
-def test_inputs_get_no_gradient_from_the_residual():
-    run = PirfTuning(tiny_base(), replace(SMALL, updates=1))
+def trajectory_at(run: PirfTuning, noise: torch.Tensor, step: int):
+    return (s.state for s in trajectory(run.base.denoiser, noise, run._schedule(6)) if s.step == step)
+
+
+@one_and_two
+@every_solver
+@every_pde
+def test_the_pool_holds_all_that_its_samples_follow_from(name, solver, last_steps):
+    """With the weights from before tuning, the last K steps from a state of the pool give the pool's sample; from the
+    third step on, and only for K above 1, that needs what the multistep solver remembers."""
+    base = tiny_base(name, solver, noise=0.05)
+    run = PirfTuning(base, replace(SMALL, updates=1, pool=5, pool_steps=(6, 4), last_steps=last_steps))
     list(run.run())
-    x, before = run.pool.x[6][:4], run.pool.sample[6][:4]
-    sample = run.finish(x, 6).detach().requires_grad_()
-    run.finish = lambda x, steps: sample
-    reward, anchor, _ = run._loss(x, before, 6)
-    through_reward, through_anchor = (torch.autograd.grad(v, sample)[0] for v in (reward, anchor))
-    assert through_reward[:, 0].abs().max() == 0
-    assert through_reward[:, 1].abs().max() > 0
-    assert through_anchor[:, 1].abs().max() == 0
+    run.model.expert = deepcopy(base.denoiser)
+    remembers = solver == "multistep" and last_steps == 2
+    with torch.no_grad():
+        for steps, sample in run.pool.sample.items():
+            state = pool_state(run, steps)
+            assert (state.memory is not None) == remembers
+            torch.testing.assert_close(run.finish(state, steps), sample, rtol=1e-3, atol=1e-3)
+            if remembers:
+                forgotten = run.finish(State(state.x), steps) - sample
+                assert forgotten.abs().max() > 3 * (run.finish(state, steps) - sample).abs().max() + 1e-3
+
+
+@every_pde
+def test_inputs_are_for_the_anchor_and_the_solution_for_the_reward(name):
+    """The residual cannot be lowered by changing what the solver is given, in physical units; the anchor sees only
+    that."""
+    run = PirfTuning(tiny_base(name), replace(SMALL, updates=1))
+    list(run.run())
+    pde, before = run.pde, run.pool.sample[6][:4]
+    fields = pde.denormalise(before)
+    moved = fields + 0.1 * fields.std() * initial_noise(4, shape_of(name), 1)
+    losses = {}
+    for key, ends in {
+        "none": fields,
+        "inputs": pde.hold_inputs(fields, moved),
+        "solution": pde.hold_inputs(moved, fields),
+    }.items():
+        sample = pde.normalise(ends).requires_grad_()
+        run.finish = lambda state, steps, sample=sample: sample
+        reward, anchor, _ = run._loss(State(before), before, 6)
+        assert torch.autograd.grad(reward, sample)[0].abs().max() > 0
+        losses[key] = reward.item(), anchor.item()
+    assert losses["inputs"][0] == pytest.approx(losses["none"][0], rel=1e-3)
+    assert losses["solution"][0] > 1.1 * losses["none"][0]
+    assert losses["inputs"][1] > 1e-3
+    assert losses["none"][1] == pytest.approx(0, abs=1e-8)
+    assert losses["solution"][1] == pytest.approx(0, abs=1e-8)
+
+
+@every_pde
+def test_anchor_is_in_units_of_the_linear_estimates_error(name):
+    """Inputs off by just what the linear denoiser leaves open at the handover, in physical units: an anchor of 1."""
+    run = PirfTuning(tiny_base(name), replace(SMALL, updates=1))
+    list(run.run())
+    before, sigma = run.pool.sample[6][:8], torch.full((8,), run.model.handover)
+    off = run.model.base.prior.scale(initial_noise(8, shape_of(name), 1), sigma)
+    run.finish = lambda state, steps: before + off
+    assert run._loss(State(before), before, 6)[1].item() == pytest.approx(1, abs=0.35)
 
 
 def test_regularisation_holds_the_weights_and_the_anchor_holds_the_inputs():
-    base = tiny_base()
-    torch.manual_seed(1)
-    with torch.no_grad():  # a network that does something, so that its layers tie the inputs to the solution
-        for parameter in base.denoiser.network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    base = tiny_base(noise=0.05)  # so that its layers tie the inputs to the solution
 
     def last(**changes):
         return updates_of(PirfTuning(base, replace(SMALL, updates=20, learning_rate=3e-3, **changes)))[-1]
 
     free = last(drift=0.0, anchor=0.0)
     assert last(drift=1e5, anchor=0.0).drift < 0.5 * free.drift
-    assert last(drift=0.0, anchor=1e3).anchor < 0.5 * free.anchor
+    assert last(drift=0.0, anchor=1e3).anchor < 0.7 * free.anchor
 
 
 def test_same_seed_same_result_and_another_seed_another():
@@ -167,7 +246,7 @@ def test_same_seed_same_result_and_another_seed_another():
     assert not same(weights_of(runs[0]), weights_of(runs[2]))
 
 
-@pytest.mark.parametrize("stop_after", ["pool", 5])
+@pytest.mark.parametrize("stop_after", ["pool", 3])
 def test_stop_and_resume_gives_the_same_result(tmp_path, stop_after):
     config = replace(SMALL, pool_steps=(6, 9), last_steps=2)
     straight = PirfTuning(tiny_base(), config)
@@ -182,7 +261,10 @@ def test_stop_and_resume_gives_the_same_result(tmp_path, stop_after):
     resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
     assert resumed.config == config
     rest = updates_of(resumed)
-    assert rest[0].update == (1 if stop_after == "pool" else 6)
+    if stop_after != "pool":
+        for part in ("x", "memory", "sample"):
+            assert same(*(list(getattr(r.pool, part).values()) for r in (broken, resumed)))
+    assert rest[0].update == (1 if stop_after == "pool" else 4)
     assert same(weights_of(straight), weights_of(resumed))
 
 
@@ -254,8 +336,7 @@ def test_largest_seed_works():
 def test_reward_prefers_solver_data(name):
     pde = get_pde(name)
     data = pde.generate(4, 16, 3)
-    broken = data.clone()
-    broken[:, pde.solution_channels] *= 1.2
+    broken = pde.hold_inputs(1.2 * data, data)
     for norm in ("plain", "two-norm"):
         reward = ResidualReward.calibrated(pde, broken, norm)
         assert reward.loss(data) < 1e-4

@@ -15,7 +15,7 @@ from .panels import Column, Grid
 from .words import Axis
 
 # Pixels of the Plotly figure; panels keep their aspect at any width.
-WIDTH, LEFT, RIGHT, TOP, CAPTION, TICKS, BARS, GAP = 1070, 54, 8, 30, 34, 14, 60, 16
+WIDTH, LEFT, RIGHT, TOP, CAPTION, TICKS, BARS, GAP = 1070, 54, 8, 30, 34, 18, 60, 16
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": "hover",

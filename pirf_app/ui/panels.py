@@ -119,40 +119,30 @@ def channel_grid(shown: Shown) -> Grid:
 def frame_grids(shown: Shown) -> list[Grid]:
     """One grid per frame with the frames themselves, then one per frame with their change since the first; a map that
     several of them show is the same array. Frames share their colour scales."""
-    pde, names = shown.pde, [c.name for c in shown.pde.channels]
-    frames = range(len(names))
-    blank, unit = [""] * len(shown.names), pde.channels[0].unit
+    pde, names, unit = shown.pde, [c.name for c in shown.pde.channels], shown.pde.channels[0].unit
+    frames, count = range(len(names)), len(shown.names)
     residual, (error_scale, errors) = residual_column(shown), differences(shown, list(frames))
-    grids = []
+    made = []
     for change in (False, True):
-        maps = {}
-        for kind, arrays in (("own", shown.fields), ("exact", shown.solutions)):
-            for k in frames:
-                maps[kind, k] = [a[k] - a[0] if change else a[k] for a in arrays]
+        own, exact = (
+            [[a[k] - a[0] if change else a[k] for a in arrays] for k in frames]
+            for arrays in (shown.fields, shown.solutions)
+        )
         positive = pde.channels[0].positive and not change
-        scale = SEQUENTIAL if positive else DIVERGING, *field_range(positive, sum(maps.values(), []))
-        label = "change since frame 1" if change else pde.channels[0].title.split(" at ")[0]
-        label = with_unit(label, unit)
+        scale = SEQUENTIAL if positive else DIVERGING, *field_range(positive, sum(own + exact, []))
+        label = with_unit("change since frame 1" if change else pde.channels[0].title.split(" at ")[0], unit)
         for k in frames:
             name = f"{names[k]} − {names[0]}" if change else names[k]
-            title = f"change {name}" if change else pde.channels[k].title
-            title += " (the input)" if k == 0 and not change else ""
-            # As long as the title of the frame before, or longer: the figure must not jump.
-            from_what = [f"for the {given(pde)}"] * len(blank)
+            title = f"change {name}" if change else pde.channels[k].title + (" (the input)" if k == 0 else "")
+            less, difference = f"{names[k]} − solver's {names[k]}", with_unit("difference", unit)
             columns = [
-                Column(title, label, *scale, maps["own", k], blank),
+                Column(title, label, *scale, own[k], [""] * count),
                 residual,
-                Column(f"solver's {name}", label, *scale, maps["exact", k], from_what),
-                Column(
-                    f"{names[k]} − solver's {names[k]}",
-                    with_unit("difference", unit),
-                    *error_scale,
-                    errors[k],
-                    shown.under("difference"),
-                ),
+                Column(f"solver's {name}", label, *scale, exact[k], [f"for the {given(pde)}"] * count),
+                Column(less, difference, *error_scale, errors[k], shown.under("difference")),
             ]
-            grids.append(shown.grid(columns))
-    return grids
+            made.append(shown.grid(columns))
+    return made
 
 
 def grids(shown: Shown) -> list[Grid]:

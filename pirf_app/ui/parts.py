@@ -16,7 +16,7 @@ right and upwards. Where time is an axis (Burgers) it runs upwards, so the initi
 picture; where a sample is a series of frames (Kolmogorov flow), the frames share their colour scales.
 
 - **log₁₀ |residual|**: how far the generated fields are from satisfying the equation, point by point, by the solver's
-  own discretisation; grey where no equation is asked for. Data from the solver reach the *data floor*, which is
+  own discretisation; blank where no equation is asked for. Data from the solver reach the *data floor*, which is
   rounding; nothing is gained below it. A series of frames has one residual for all of them.
 - **solver's ...**: what a real solver gives for the *generated* input: a coefficient or a source, the first row of a
   field in time, or the first of the frames.

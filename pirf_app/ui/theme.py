@@ -145,7 +145,7 @@ CSS = """
 .dark .figures .better { color: #34d399; } .dark .figures .worse { color: #fbbf24; }
 #downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
 @media (max-width: 860px) {
-  #compare { width: calc(100% + 36px); margin: 0 -18px; }
+  #compare, #pde { width: calc(100% + 36px); margin: 0 -18px; }
   #compare { flex-direction: column; align-items: stretch; }
   #controls { max-width: none; min-width: 0 !important; }
   #stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
