@@ -106,6 +106,7 @@ def evaluate_command(
         known = library.methods(name, get_pde(name).default_resolution)
         chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
     rows, levels = [], {}
+    order = {(c.info.pde, c.info.method): i for i, c in enumerate(chosen)}
     for name in names:
         members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
@@ -117,11 +118,11 @@ def evaluate_command(
                 row["flags"] = flags(row, found[0], levels[name])
                 say(format_table([row]).splitlines()[-1])
             rows += found
-    order = {(c.info.pde, c.info.method): i for i, c in enumerate(chosen)}
-    rows.sort(key=lambda row: order[row["pde"], row["method"]])
-    if json_path:
-        report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": seed, "bfloat16": bfloat16}}
-        json_path.write_text(json.dumps(report, indent=1) + "\n")
+            rows.sort(key=lambda row: (order[row["pde"], row["method"]], row["steps"]))
+            if json_path:  # after every step count: what was measured is kept if the rest is cut off
+                conditions = environment() | {"seed": seed, "bfloat16": bfloat16}
+                report = {"rows": rows, "floors": levels, "environment": conditions}
+                json_path.write_text(json.dumps(report, indent=1) + "\n")
     print(format_table(rows, levels))
 
 

@@ -96,7 +96,7 @@ RECIPES = [{}, {"last_steps": 2}, {"trainable": "last"}, {"trainable": "all"}, {
     ("name", "solver", "changes"),
     [
         *((name, "multistep", changes) for name in pde_names() for changes in RECIPES[:2]),
-        *(("poisson", solver, changes) for solver in SOLVERS for changes in RECIPES[2:]),
+        *(("poisson", "multistep", changes) for changes in RECIPES[2:]),
         *(("poisson", "heun", changes) for changes in RECIPES[:2]),
     ],
     ids=str,
@@ -169,8 +169,7 @@ def trajectory_at(run: PirfTuning, noise: torch.Tensor, step: int):
 
 
 @one_and_two
-@every_solver
-@every_pde
+@pytest.mark.parametrize(("name", "solver"), [*((name, "multistep") for name in pde_names()), ("poisson", "heun")])
 def test_the_pool_holds_all_that_its_samples_follow_from(name, solver, last_steps):
     """With the weights from before tuning, the last K steps from a state of the pool give the pool's sample; from the
     third step on, and only for K above 1, that needs what the multistep solver remembers."""
@@ -192,46 +191,35 @@ def test_the_pool_holds_all_that_its_samples_follow_from(name, solver, last_step
 @every_pde
 def test_inputs_are_for_the_anchor_and_the_solution_for_the_reward(name):
     """The residual cannot be lowered by changing what the solver is given, in physical units; the anchor sees only
-    that."""
+    that, and is 1 for inputs off by what the linear denoiser leaves open at the handover."""
     run = PirfTuning(tiny_base(name), replace(SMALL, updates=1))
     list(run.run())
-    pde, before = run.pde, run.pool.sample[6][:4]
-    fields = pde.denormalise(before)
-    moved = fields + 0.1 * fields.std() * initial_noise(4, shape_of(name), 1)
-    losses = {}
-    for key, ends in {
-        "none": fields,
-        "inputs": pde.hold_inputs(fields, moved),
-        "solution": pde.hold_inputs(moved, fields),
-    }.items():
-        sample = pde.normalise(ends).requires_grad_()
-        run.finish = lambda state, steps, sample=sample: sample
+    pde, before, noise = run.pde, run.pool.sample[6][:8], initial_noise(8, shape_of(name), 1)
+
+    def losses(ends: torch.Tensor) -> tuple[float, float]:
+        run.finish = lambda state, steps: ends
         reward, anchor, _ = run._loss(State(before), before, 6)
-        assert torch.autograd.grad(reward, sample)[0].abs().max() > 0
-        losses[key] = reward.item(), anchor.item()
-    assert losses["inputs"][0] == pytest.approx(losses["none"][0], rel=1e-3)
-    assert losses["solution"][0] > 1.1 * losses["none"][0]
-    assert losses["inputs"][1] > 1e-3
-    assert losses["none"][1] == pytest.approx(0, abs=1e-8)
-    assert losses["solution"][1] == pytest.approx(0, abs=1e-8)
+        return reward.item(), anchor.item()
 
-
-@every_pde
-def test_anchor_is_in_units_of_the_linear_estimates_error(name):
-    """Inputs off by just what the linear denoiser leaves open at the handover, in physical units: an anchor of 1."""
-    run = PirfTuning(tiny_base(name), replace(SMALL, updates=1))
-    list(run.run())
-    before, sigma = run.pool.sample[6][:8], torch.full((8,), run.model.handover)
-    off = run.model.base.prior.scale(initial_noise(8, shape_of(name), 1), sigma)
-    run.finish = lambda state, steps: before + off
-    assert run._loss(State(before), before, 6)[1].item() == pytest.approx(1, abs=0.35)
+    fields = pde.denormalise(before)
+    moved = fields + 0.1 * fields.std() * noise
+    reward, anchor = losses(before)
+    assert anchor == pytest.approx(0, abs=1e-8)
+    other = losses(pde.normalise(pde.hold_inputs(fields, moved)))
+    assert other[0] == pytest.approx(reward, rel=1e-3)
+    assert other[1] > 1e-3
+    other = losses(pde.normalise(pde.hold_inputs(moved, fields)))
+    assert other[0] > 1.1 * reward
+    assert other[1] == pytest.approx(0, abs=1e-6)
+    off = run.base.denoiser.prior.scale(noise, torch.full((8,), run.model.handover))
+    assert losses(before + off)[1] == pytest.approx(1, abs=0.35)
 
 
 def test_regularisation_holds_the_weights_and_the_anchor_holds_the_inputs():
-    base = tiny_base(noise=0.05)  # so that its layers tie the inputs to the solution
+    base = tiny_base(noise=0.02)  # so that its layers tie the inputs to the solution
 
     def last(**changes):
-        return updates_of(PirfTuning(base, replace(SMALL, updates=20, learning_rate=3e-3, **changes)))[-1]
+        return updates_of(PirfTuning(base, replace(SMALL, updates=12, learning_rate=3e-3, **changes)))[-1]
 
     free = last(drift=0.0, anchor=0.0)
     assert last(drift=1e5, anchor=0.0).drift < 0.5 * free.drift
@@ -325,7 +313,7 @@ def test_divergence_is_reported_and_leaves_finite_weights():
 )  # fmt: skip
 def test_bad_recipes_are_refused_in_one_sentence(changes):
     with pytest.raises(InputError, match=r"^[^\n]+$"):
-        list(PirfTuning(tiny_base(), replace(SMALL, **changes)).run())
+        replace(SMALL, **changes)
 
 
 def test_largest_seed_works():
@@ -363,25 +351,25 @@ TUNING = """
 import torch
 from test_pirf import SMALL, replace, tiny_base, updates_of, PirfTuning
 
-base = tiny_base()
-base.denoiser.autocast = {autocast}
-base.denoiser.to(memory_format=torch.{layout})
-assert len(updates_of(PirfTuning(base, replace(SMALL, updates=3, trainable="highres")))) == 3
-print("done")
+for layout in (torch.contiguous_format, torch.channels_last):
+    for autocast in (False, True):
+        base = tiny_base()
+        base.denoiser.autocast = autocast
+        base.denoiser.to(memory_format=layout)
+        assert len(updates_of(PirfTuning(base, replace(SMALL, updates=3, trainable="highres")))) == 3
+        print(layout, autocast, flush=True)
 """
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
-def test_tuning_does_not_crash_the_process(autocast, layout, request):
+def test_tuning_does_not_crash_the_process(request):
     """torch 2.13 on CPU dies in the backward pass of a partly frozen network in channels_last layout."""
     paths = os.pathsep.join(map(str, (request.config.rootpath, request.path.parent)))
     run = subprocess.run(
-        [sys.executable, "-c", TUNING.format(autocast=autocast, layout=layout)],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": paths},
+        [sys.executable, "-c", TUNING],
+        capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr or "no message: the process crashed"
-    assert run.stdout.strip() == "done"
+    assert run.returncode == 0, run.stderr or f"no message: the process crashed after\n{run.stdout or 'nothing'}"
+    assert len(run.stdout.splitlines()) == 4
 
 
 @pytest.mark.slow
