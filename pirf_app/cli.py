@@ -268,7 +268,7 @@ def table(
         rows = [row for row in rows if row["steps"] in counts]
     made = format_table(rows, levels)
     if into:
-        into.write_text(replace_table(into.read_text(), made))
+        into.write_text(replace_table(into, made))
     print(made)
 
 

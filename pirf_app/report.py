@@ -56,9 +56,10 @@ def read_report(path: Path) -> dict:
         raise InputError(f"{path} is not a report of this app ({type(error).__name__}: {error})") from None
 
 
-def replace_table(text: str, table: str) -> str:
-    """`text` with what stands between the two benchmark marks replaced. Raises InputError where they are missing."""
+def replace_table(path: Path, table: str) -> str:
+    """The text of a file with what stands between the two benchmark marks replaced. Raises InputError without marks."""
     start, end = MARKS
+    text = path.read_text()
     if start not in text or end not in text:
-        raise InputError(f"the file has no lines {start} and {end} to put the table between")
+        raise InputError(f"{path} has no lines {start} and {end} to put the table between")
     return re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)

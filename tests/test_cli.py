@@ -8,41 +8,35 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_checkpoints import HANDOVER, info_of, rewrite, tuned_from
+from test_checkpoints import rewrite
 from test_evaluation import ROW
-from tiny import tiny_denoiser
 
-from pirf_app import cli, evaluation
-from pirf_app.checkpoints import Library, save_checkpoint
-from pirf_app.evaluation import reference_data
+from pirf_app import cli, cli_models, statistics
+from pirf_app.checkpoints import Library
 from pirf_app.pdes import get_pde, pde_names
 
 every_pde = pytest.mark.parametrize("name", pde_names())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A base and a tuned 16x16 checkpoint for every PDE, and their manifest."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for name in pde_names():
-        model = tiny_denoiser(name, rank=8, modes=8)
-        sha256 = save_checkpoint(folder / f"{name}-16-base.safetensors", model, info_of(model, name))
-        tuned = info_of(model, name, "pirf", parent=sha256, handover=HANDOVER)
-        save_checkpoint(folder / f"{name}-16-pirf.safetensors", tuned_from(model), tuned)
-    Library(folder).write_manifest()
-    return folder
+pytestmark = pytest.mark.usefixtures("quick_data")
+
+
+@pytest.fixture
+def folder(tiny_folder):
+    return tiny_folder
 
 
 @pytest.fixture(autouse=True)
 def _small_models_in_a_folder(folder, tmp_path, monkeypatch):
     for name in pde_names():
         monkeypatch.setattr(get_pde(name), "default_resolution", 16, raising=False)
-    monkeypatch.setattr(cli, "Library", lambda: Library(folder))
-    monkeypatch.setattr(evaluation, "REFERENCE_SAMPLES", 64)
-    reference_data.cache_clear()
+    for module in (cli, cli_models):
+        monkeypatch.setattr(module, "Library", lambda: Library(folder))
+    monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 64)
+    statistics.reference.cache_clear()
     monkeypatch.chdir(tmp_path)
     yield
-    reference_data.cache_clear()
+    statistics.reference.cache_clear()
 
 
 def run(*arguments) -> int:
@@ -66,7 +60,7 @@ def refused(capsys, *arguments) -> str:
 def test_sample(name, method, capsys):
     assert run("sample", "--pde", name, "--method", method, "--steps", 4, "--n", 3, "--seed", 5, "--json") == 0
     row = json.loads(capsys.readouterr().out)
-    assert (row["pde"], row["method"], row["steps"], row["nfe"], row["n"]) == (name, method, 4, 7, 3)
+    assert (row["pde"], row["method"], row["steps"], row["nfe"], row["n"]) == (name, method, 4, 4, 3)
     channels = len(get_pde(name).channels)
     with np.load("out.npz", allow_pickle=False) as file:
         assert set(file) == {"fields", "residual", "solution", "noise_seed", "meta"}
@@ -110,9 +104,44 @@ def test_evaluate(capsys):
         ("pirf", 4),
     ]
     assert set(report["floors"]) == set(pde_names())
-    assert all(floor["residual_rms"] < 1e-3 for floor in report["floors"].values())
+    assert all(floor["residual_rms"] < 1e-2 for floor in report["floors"].values())
     table = capsys.readouterr().out
     assert table.count("pirf") == 2 * len(pde_names())
+
+
+def test_evaluate_with_another_solver_and_its_table():
+    options = ["--pde", "poisson", "--methods", "base", "--steps", "3", "--n", 2]
+    assert run("evaluate", *options, "--solver", "heun", "--json", "heun.json") == 0
+    assert run("evaluate", *options, "--json", "own.json") == 0
+    with open("heun.json") as heun, open("own.json") as own:
+        assert [json.load(file)["rows"][0]["nfe"] for file in (heun, own)] == [5, 3]
+    with open("README.md", "w") as file:
+        file.write("before\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nafter\n")
+    assert run("table", "heun.json", "own.json", "--json", "both.json", "--into", "README.md") == 0
+    with open("README.md") as readme, open("both.json") as both:
+        text = readme.read()
+        assert len(json.load(both)["rows"]) == 2
+    assert "old" not in text
+    assert text.count("| poisson | base | 3 |") == 2
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_a_file_without_marks_is_left_alone(capsys):
+    with open("README.md", "w") as file:
+        file.write("no marks")
+    assert run("evaluate", "--pde", "poisson", "--methods", "base", "--steps", "2", "--n", 2, "--json", "r.json") == 0
+    capsys.readouterr()
+    assert "README.md" in refused(capsys, "table", "r.json", "--into", "README.md")
+    with open("README.md") as file:
+        assert file.read() == "no marks"
+
+
+def test_reference_statistics_are_written():
+    assert run("reference", "--pde", "poisson", "--n", 8, "--resolution", 16, "--out", "kept") == 0
+    found = statistics.Statistics.load("kept/poisson-16.npz")
+    assert found.n == 8
+    assert found.std == pytest.approx(statistics.reference("poisson", 16).std, rel=0.5)
 
 
 def test_evaluate_takes_files_and_lists(folder):
@@ -153,7 +182,7 @@ def test_pretrain_and_resume(capsys):
         8,
         "--multipliers",
         "1,2",
-        "--prior-rank",
+        "--prior-box",
         0,
     ]
     assert run("pretrain", *tiny, "--samples", 24, "--out", "a.safetensors") == 0
@@ -166,7 +195,7 @@ def test_pretrain_and_resume(capsys):
 
 
 def test_a_resumed_run_may_be_lengthened_and_keeps_its_other_options():
-    tiny = ["--pde", "poisson", "--resolution", 16, "--channels", 8, "--multipliers", "1,2", "--prior-rank", 8]
+    tiny = ["--pde", "poisson", "--resolution", 16, "--channels", 8, "--multipliers", "1,2", "--prior-box", 4]
     assert run("pretrain", *tiny, "--batch", 8, "--samples", 16, "--out", "a.safetensors") == 0
     for more, samples, updates in (([], 16, 2), (["--samples", 40, "--batch", 4, "--seed", 9], 40, 5)):
         assert run("pretrain", "--pde", "poisson", "--out", "a.safetensors", "--resume", *more) == 0
@@ -251,7 +280,10 @@ PRETRAIN = {
     "channels": [0, 7, 10**6],
     "multipliers": [0, "x", "1,-2"],
     "blocks": [0],
-    "prior-rank": [-1, 10**9],
+    "prior-box": [-1, 10**9],
+    "patch": [0, 3],
+    "sigma-max": [0.001, "nan"],
+    "solver": ["rk45"],
     "sigma-min": [0, "nan"],
     "seed": [BIG, -1],
     "save-every": [0, "nan"],
@@ -296,7 +328,7 @@ def test_bad_pretraining(option, value, capsys):
         "resolution": 16,
         "channels": 8,
         "multipliers": "1,2",
-        "prior-rank": 0,
+        "prior-box": 0,
         option: value,
     }
     refused(capsys, "pretrain", *(part for key in tiny for part in (f"--{key}", tiny[key])))
