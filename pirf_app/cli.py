@@ -280,6 +280,8 @@ def reference(
     out: Annotated[Path, typer.Option(help="folder to write to")] = FOLDER,
 ) -> None:
     """Measure held-out solver data: the statistics in assets/reference that evaluate compares with."""
+    if n < 2:
+        raise InputError(f"statistics need at least 2 fields, not {n}")
     out.mkdir(parents=True, exist_ok=True)
     for name in split("pde", pde, pde_names()):
         problem = get_pde(name)

@@ -4,6 +4,8 @@ The held-out data's statistics at the bundled resolution are kept in `assets/ref
 `reference`); elsewhere they are measured on the spot from fewer fields.
 """
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -109,7 +111,7 @@ class Statistics:
             with np.load(path) as file:
                 quantiles = file["quantiles"].astype(np.float32)
                 return cls(int(file["n"]), file["std"], file["spectrum"], quantiles, float(file["distance"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a file of reference statistics ({type(error).__name__})") from None
 
 

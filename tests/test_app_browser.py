@@ -95,13 +95,13 @@ def test_opens_on_a_real_comparison_and_says_that_it_is_precomputed(visit):
 
 def test_run_shows_a_preview_and_then_the_result(visit):
     page = visit()
-    choose(page, 60, 2, "42")
+    choose(page, 30, 2, "42")
     page.click("#run")
     page.wait_for_selector(".preview img")
     assert page.locator(".preview img").count() == 10
-    assert re.search(r"step \d+ of 60", page.inner_text("#status"))
+    assert re.search(r"step \d+ of 30", page.inner_text("#status"))
     page.wait_for_selector(".preview", state="detached")
-    page.wait_for_function("document.querySelector('#caption').innerText.includes('60 steps · 2 samples · seed 42')")
+    page.wait_for_function("document.querySelector('#caption').innerText.includes('30 steps · 2 samples · seed 42')")
     page.wait_for_selector(PANELS, state="attached")
     assert page.locator(PANELS).count() == 10
     assert "precomputed" not in caption(page).lower()

@@ -137,6 +137,13 @@ def test_a_file_without_marks_is_left_alone(capsys):
         assert file.read() == "no marks"
 
 
+@pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"rows": 3, "floors": {}, "environment": {}}'])
+def test_a_file_that_is_no_report(content, capsys):
+    with open("r.json", "w") as file:
+        file.write(content)
+    assert "r.json" in refused(capsys, "table", "r.json")
+
+
 def test_reference_statistics_are_written():
     assert run("reference", "--pde", "poisson", "--n", 8, "--resolution", 16, "--out", "kept") == 0
     found = statistics.Statistics.load("kept/poisson-16.npz")
@@ -267,6 +274,12 @@ BAD = [
     *(["data", "--resolution", value] for value in ("0", "7", "100000", "large")),
     ["data", "--seed", BIG],
     ["data", "--pde", "stokes"],
+    ["evaluate", "--solver", "euler"],
+    *(["reference", "--n", value, "--out", "kept"] for value in ("0", "1", "1000000000", "many")),
+    *(["reference", "--resolution", value, "--out", "kept"] for value in ("7", "100000")),
+    ["reference", "--pde", "stokes", "--out", "kept"],
+    ["table", "nowhere.json"],
+    ["table"],
     ["models", "verify", "nowhere.safetensors"],
     ["models", "paint"],
     ["dance"],

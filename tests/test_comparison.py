@@ -12,15 +12,21 @@ import torch
 from pirf_app.comparison import Comparison, Preview, Settings, check_settings, compare, conclude, last, whole_number
 from pirf_app.evaluation import draw_fields, residual_rms
 from pirf_app.exports import csv_text, read_npz, write_npz
-from pirf_app.pdes import get_pde
+from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
 
 METHODS = ["base", "pirf"]
+pytestmark = pytest.mark.usefixtures("quick_data")
 
 
 @pytest.fixture(scope="module")
-def events(library):
-    return list(compare(library, "poisson", METHODS, 3, 2, 5))
+def library(tiny_library):
+    return tiny_library
+
+
+@pytest.fixture(scope="module", params=pde_names())
+def events(library, quick_data, request):
+    return list(compare(library, request.param, METHODS, 3, 2, 5))
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +34,44 @@ def comparison(events):
     return events[-1]
 
 
-def test_one_preview_per_step_and_method_then_the_result(events):
+@pytest.fixture(scope="module")
+def pde(comparison):
+    return get_pde(comparison.settings.pde)
+
+
+def test_one_preview_per_step_and_method_then_the_result(events, pde):
     assert [(e.method, e.step) for e in events[:-1]] == [(m, k) for k in (1, 2, 3) for m in METHODS]
-    assert all(isinstance(e, Preview) and e.fields.shape == (2, 2, 64, 64) for e in events[:-1])
+    assert all(isinstance(e, Preview) and e.fields.shape == (2, len(pde.channels), 16, 16) for e in events[:-1])
     assert [e.nfe for e in events[:-1:2]] == [1, 2, 3]
     assert isinstance(events[-1], Comparison)
+    for preview, result in zip(events[-3:-1], events[-1].results, strict=True):
+        np.testing.assert_array_equal(preview.fields, result.fields)
 
 
-def test_fields_are_what_the_sampler_gives_for_that_seed(library, comparison):
+def near(found: np.ndarray, expected: np.ndarray, relative: float) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=relative * expected.std())
+
+
+def test_fields_are_what_the_sampler_gives_for_that_seed(library, comparison, pde):
     for result in comparison.results:
-        fields, nfe = draw_fields(library.load("poisson", result.method), 3, 2, 5)
-        np.testing.assert_allclose(result.fields, fields.numpy(), atol=1e-6)
+        fields, nfe = draw_fields(library.load(pde.name, result.method), 3, 2, 5)
+        near(result.fields, fields.numpy(), 1e-4)
         assert result.row["nfe"] == nfe
 
 
-def test_figures_are_those_of_the_evaluation(comparison):
-    pde = get_pde("poisson")
+def test_figures_are_those_of_the_evaluation(comparison, pde):
     for result in comparison.results:
         fields = torch.from_numpy(result.fields)
         assert result.samples["residual_rms"] == pytest.approx(residual_rms(pde, fields).tolist())
         assert result.samples["solve_error"] == pytest.approx(pde.solve_error(fields).tolist())
         np.testing.assert_allclose(result.solution, pde.solve(fields).numpy())
         assert result.row["residual_ratio"] == result.row["residual_rms"] / comparison.results[0].row["residual_rms"]
-    assert comparison.floors["residual_rms"] < 1e-3 < comparison.results[0].row["residual_rms"]
+    assert comparison.floors["residual_rms"] < 0.1 * comparison.results[0].row["residual_rms"]
 
 
-def test_first_sample_does_not_depend_on_their_number(library, comparison):
-    alone = last(compare(library, "poisson", ["base"], 3, 1, 5))
-    np.testing.assert_allclose(alone.results[0].fields[0], comparison.results[0].fields[0], atol=2e-3)
+def test_first_sample_does_not_depend_on_their_number(library, comparison, pde):
+    alone = last(compare(library, pde.name, ["base"], 3, 1, 5))
+    near(alone.results[0].fields[0], comparison.results[0].fields[0], 2e-3)
 
 
 def test_methods_come_in_the_order_of_the_library(library):
@@ -139,14 +155,14 @@ def test_notes_tell_gains_that_are_none():
     assert "permeability a varies 20.0 % smaller" in made_up((1.0, 0.03), (0.5, 0.02), amplitude=0.8).notes[0]
 
 
-def test_npz_has_the_contract_and_comes_back(comparison, tmp_path):
+def test_npz_has_the_contract_and_comes_back(comparison, pde, tmp_path):
     path = write_npz(comparison, tmp_path / "out.npz")
     with np.load(path, allow_pickle=False) as data:
-        assert data["fields"].shape == data["solution"].shape == (2, 2, 64, 64)
-        assert data["residual"].shape == (2, 64, 64)
+        assert data["fields"].shape == data["solution"].shape == (2, len(pde.channels), 16, 16)
+        assert data["residual"].shape == (2, 16, 16)
         assert data["fields"].dtype == np.float32
         assert data["noise_seed"] == 5
-        assert json.loads(str(data["meta"]))["settings"]["pde"] == "poisson"
+        assert json.loads(str(data["meta"]))["settings"]["pde"] == pde.name
         np.testing.assert_array_equal(data["pirf_fields"], data["fields"])
     again = read_npz(path)
     assert again.to_dict() == comparison.to_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import info_of, tiny_denoiser
+from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
 from pirf_app import statistics
 from pirf_app.checkpoints import Checkpoint
@@ -90,8 +90,18 @@ def test_missing_solutions_are_caught(name):
     assert found["residual_rms"] > 100 * floor_of(name)["residual_rms"]
     assert found["second_residual_rms"] > 1.5 * floor_of(name)["second_residual_rms"]
     assert found["spectrum_error"] > 0.5
-    if name != "burgers":  # whose total is conserved by nothing at all
+    if name != "burgers":  # zero has the mean that u0 has
         assert found["conservation_rate"] == 0
+
+
+def test_a_drift_in_time_is_caught():
+    """For Burgers zero everywhere is a solution: the way to cheat there is to change what is conserved."""
+    pde, fields = get_pde("burgers"), solver_data("burgers")
+    drifting = fields + 0.1 * torch.linspace(0, 1, RESOLUTION)[:, None]
+    found, floor = figures(pde, drifting), floor_of("burgers")
+    assert found["conservation_rate"] == 0
+    assert found["solve_error_median"] > 0.1
+    assert found["residual_rms"] > 5 * floor["residual_rms"]
 
 
 @every_pde
@@ -164,6 +174,28 @@ def test_report_row(name):
 
 
 @every_pde
+def test_models_evaluated_together_score_what_each_scores_alone(name):
+    """In the order asked for, whatever sampler each recommends; the noise is the same."""
+    model = tiny_denoiser(name).requires_grad_(False)
+    more = {"parent": "0" * 64, "handover": HANDOVER}
+    models = [
+        Checkpoint(model, info_of(model, name), "0" * 64),
+        Checkpoint(model, info_of(model, name, "slow", solver="heun"), "1" * 64),
+        Checkpoint(tuned_from(model), info_of(model, name, "pirf", **more), "2" * 64),
+    ]
+    rows = evaluate(models, 4, 3, 11)
+    assert [(row["method"], row["solver"], row["nfe"]) for row in rows] == [
+        ("base", "multistep", 4),
+        ("slow", "heun", 7),
+        ("pirf", "multistep", 4),
+    ]
+    for checkpoint, row in zip(models, rows, strict=True):
+        (alone,) = evaluate([checkpoint], 4, 3, 11)
+        assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in alone.items() if k != "seconds"}
+    assert rows[0]["residual_rms"] != rows[2]["residual_rms"]
+
+
+@every_pde
 def test_a_single_sample_still_gives_valid_json(name):
     (row,) = evaluate([random_checkpoint(name)], 2, 1, 0)
     json.dumps(row, allow_nan=False)
@@ -202,6 +234,22 @@ def test_flags(change, flag):
     assert flags(GOOD | change, ROW_OF_BASE, {"residual_rms": 1e-3}) == ([flag] if flag else [])
 
 
+def test_flags_that_are_not_due():
+    floor = {"residual_rms": 1e-3}
+    assert flags(ROW_OF_BASE, ROW_OF_BASE, floor) == []
+    # Nothing is gained, so nothing is suspicious of it: a worse model is no cheat.
+    worse = {"residual_rms": 2.0, "second_residual_rms": 9.0, "solve_error_median": 0.9}
+    assert flags(ROW_OF_BASE | worse, ROW_OF_BASE, floor) == []
+    scatter = {"residual_rms": 0.99, "solve_error_median": 0.2, "diversity": 0.99}
+    assert flags(ROW_OF_BASE | scatter, ROW_OF_BASE, floor) == []
+    # One sample has no diversity, and a comparison on the page has neither that nor a second residual.
+    assert flags(GOOD | {"diversity": None}, ROW_OF_BASE, floor) == []
+    short = {key: GOOD[key] for key in ("residual_rms", "solve_error_median")}
+    assert flags(short, {key: ROW_OF_BASE[key] for key in short}, floor) == []
+    every = {"residual_rms": 1e-4, "second_residual_rms": 9.0, "solve_error_median": 0.9, "diversity": 0.0}
+    assert len(flags(every, ROW_OF_BASE, floor)) == 4
+
+
 def test_statistics_round_trip(tmp_path):
     pde = get_pde("poisson")
     kept = Statistics.of(pde, pde.generate(32, 16, 1))
@@ -209,10 +257,48 @@ def test_statistics_round_trip(tmp_path):
     found = Statistics.load(tmp_path / "a.npz")
     np.testing.assert_allclose(found.quantiles, kept.quantiles, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(found.spectrum, kept.spectrum, rtol=1e-5)
-    assert found.distance == kept.distance
-    (tmp_path / "b.npz").write_text("no statistics")
-    with pytest.raises(InputError):
-        Statistics.load(tmp_path / "b.npz")
+    np.testing.assert_array_equal(found.std, kept.std)
+    assert (found.n, found.distance) == (32, kept.distance)
+
+
+@pytest.mark.parametrize("how", ["text", "empty", "other", "missing", "truncated", "flipped", "one array"])
+def test_damaged_statistics_are_refused(how, tmp_path):
+    path = tmp_path / "a.npz"
+    if how == "other":
+        np.savez(path, x=np.zeros(3))
+    elif how == "one array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif how in ("truncated", "flipped"):
+        pde = get_pde("poisson")
+        Statistics.of(pde, pde.generate(2, 16, 1)).save(path)
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 255
+        path.write_bytes(whole[:-300] if how == "truncated" else whole)
+    elif how != "missing":
+        path.write_text("no statistics" if how == "text" else "")
+    with pytest.raises(InputError, match=r"^[^\n]*a.npz[^\n]*$"):
+        Statistics.load(path)
+
+
+def test_kept_statistics_are_used_where_there_are_any(tmp_path, monkeypatch):
+    pde = get_pde("poisson")
+    monkeypatch.setattr(statistics, "FOLDER", tmp_path)
+    Statistics.of(pde, 2 * pde.generate(32, 16, 1)).save(tmp_path / "poisson-16.npz")
+    reference.cache_clear()
+    doubled, made = reference("poisson", 16), reference("poisson", 32)
+    reference.cache_clear()
+    assert (doubled.n, made.n) == (32, statistics.REFERENCE_SAMPLES)
+    assert doubled.std == pytest.approx(2 * made.std, rel=0.4)
+
+
+@every_pde
+def test_sliced_wasserstein_of_data_is_small_and_grows_with_a_shift(name):
+    pde, data, known = get_pde(name), solver_data(name), reference(name, RESOLUTION)
+    step = torch.tensor([c.std for c in pde.channels])[:, None, None]
+    far = [sliced_wasserstein(projected(data + k * step, known.std), known.quantiles) for k in (0, 1, 2, 4)]
+    assert far == sorted(far)
+    assert far[-1] > 3 * far[0]
 
 
 def test_sliced_wasserstein_of_a_shift_is_the_shift():
