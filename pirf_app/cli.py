@@ -258,7 +258,7 @@ def table(
     rows, levels, report = [], {}, {}
     for path in reports:
         report = read_report(path)
-        rows += report["rows"]
+        rows += sorted(report["rows"], key=lambda row: (row["pde"], row["method"], row["steps"]))
         levels |= report["floors"]
     if json_path:
         merged = report | {"rows": rows, "floors": levels}
