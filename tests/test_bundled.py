@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from pirf_app.checkpoints import BUNDLED, Library, file_sha256
 from pirf_app.evaluation import draw_fields
 from pirf_app.pdes import get_pde
+from pirf_app.statistics import FOLDER, Statistics
 
 ENTRIES = Library().manifest()
 pytestmark = pytest.mark.skipif(not ENTRIES, reason="no checkpoints are bundled yet")
@@ -70,3 +72,13 @@ def test_methods_draw_the_same_samples_up_to_their_tuning(pde):
     for fields in samples.values():
         assert not torch.equal(fields, base)
         assert (fields - base).norm() < 0.5 * base.norm()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
+def test_kept_statistics_are_those_of_the_data(path):
+    pde = get_pde(path.stem.rpartition("-")[0])
+    kept = Statistics.load(path)
+    assert kept.n >= 1000
+    assert kept.std == pytest.approx([channel.std for channel in pde.channels], rel=0.1)
+    assert all(np.isfinite(part).all() for part in (kept.spectrum, kept.quantiles, kept.distance))
+    assert (kept.spectrum > 0).all()
