@@ -73,6 +73,9 @@ class PDE(ABC):
     equation: str
     domain: str
     boundary: str
+    # What `balance` compares: in a sentence, and in a few words for a table.
+    conservation: str
+    conservation_short: str
     channels: tuple[Channel, ...]
     default_resolution: int = 64
     min_resolution: int = 8
@@ -80,6 +83,8 @@ class PDE(ABC):
     axes: tuple[str, str] = ("y", "x")
     extent: tuple[float, float] = (1.0, 1.0)
     periodic: tuple[bool, bool] = (False, False)
+    # Whether grid points lie on the ends of an axis that does not wrap around; else cells fill it.
+    vertices: tuple[bool, bool] = (False, False)
     # "steady": every channel is a field of its own; "space-time": rows are time; "frames": channels are times.
     view: str = "steady"
     # Periods along the rows of what the equation itself varies with there (a forcing, the time since the start).
@@ -117,10 +122,10 @@ class PDE(ABC):
         """The residual turned into an error of the solution, in units of its standard deviation: `[n, h, w]`,
         differentiable. An inverse of the (mean) operator, so that low frequencies are paid for like high ones."""
 
+    @abstractmethod
     def second_residual(self, fields: Tensor) -> Tensor:
         """The residual `[n, h, w]` by another stencil than the solver's, zero where it is not defined. Never a reward:
         a model that has learnt one stencil by heart shows here. Solver data leaves that stencil's truncation error."""
-        raise NotImplementedError
 
     def hold_inputs(self, fields: Tensor, reference: Tensor) -> Tensor:
         """`fields` with the solver's inputs (coefficient, source, first row, first frame) taken from `reference`."""

@@ -68,8 +68,11 @@ class Burgers(PDE):
     equation = r"u_t + u\,u_x = 0.01\,u_{xx}"
     domain = "0 <= x < 1, 0 <= t <= 1; rows t = j/(N-1), columns x = i/N"
     boundary = "periodic in x; the first row is the initial state"
+    conservation = "the total of u in every row is that of the first"
+    conservation_short = "total u"
     axes = ("t", "x")
     periodic = (False, True)
+    vertices = (True, False)
     view = "space-time"
     row_waves = (0.5,)
     symmetries = 16

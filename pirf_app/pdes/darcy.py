@@ -51,6 +51,8 @@ class Darcy(PDE):
     equation = r"-\nabla\cdot(a\,\nabla u) = 1"
     domain = "unit square, cell centres, h = 1/N"
     boundary = "u = 0 on the edge"
+    conservation = "the flux through the walls is the source"
+    conservation_short = "flux = source"
     symmetries = 8
     channels = (
         Channel("a", "permeability a", "1", mean=7.5, std=4.5, is_input=True, positive=True),

@@ -49,6 +49,8 @@ class Kolmogorov(PDE):
     equation = r"\omega_t + \mathbf{u}\cdot\nabla\omega = \nabla^2\omega/Re - 0.1\,\omega - 4\cos 4y"
     domain = "square of side 2 pi, y, x = 2 pi i/N; frames 1/32 apart; Re 100 up to N = 64, 250 up to 128, else 1000"
     boundary = "periodic"
+    conservation = "kinetic energy gains what forcing gives and viscosity and drag leave"
+    conservation_short = "energy"
     min_resolution = 16
     extent = (2 * np.pi, 2 * np.pi)
     periodic = (True, True)

@@ -26,6 +26,9 @@ class Poisson(PDE):
     equation = r"\nabla^2 u = f"
     domain = "unit square, vertices, h = 1/(N-1)"
     boundary = "u = 0 on the edge"
+    conservation = "the flux into each quadrant is the source in it"
+    conservation_short = "flux = source"
+    vertices = (True, True)
     symmetries = 8
     channels = (
         Channel("f", "source f", "1", mean=0.0, std=0.29, is_input=True),

@@ -5,16 +5,6 @@ from dataclasses import dataclass
 
 from ..pdes import PDE
 
-# In a few words for a table, and in a sentence, what `PDE.balance` compares.
-LAWS = {
-    "burgers": ("total u, within 5 %", "the total of u in every row is that of the first"),
-    "darcy": ("flux = source, within 5 %", "the flux through the walls is the source"),
-    "helmholtz": ("flux = f − u, within 5 %", "the flux into each quadrant is the total of f − u in it"),
-    "kolmogorov": ("energy, within 5 %", "kinetic energy gains what forcing gives and viscosity and drag leave"),
-    "poisson": ("flux = source, within 5 %", "the flux into each quadrant is the source in it"),
-}
-OTHER_LAW = ("within 5 %", "the equation's own")
-
 
 @dataclass(frozen=True)
 class Axis:
@@ -40,7 +30,7 @@ def axes(pde: PDE, shape: tuple[int, int]) -> tuple[Axis, Axis]:
     """The vertical and the horizontal axis of maps of this shape `[h, w]`."""
     made = []
     for side, (name, extent, wraps, cells) in enumerate(zip(pde.axes, pde.extent, pde.periodic, shape, strict=True)):
-        vertices = pde.channels[-1].basis[side].endswith("vertices") or (pde.view == "space-time" and side == 0)
+        vertices = pde.vertices[side]
         step = extent / (cells - 1 if vertices else cells)
         first = 0.0 if vertices or wraps else step / 2
         low, high = first - step / 2, first + (cells - 0.5) * step
@@ -65,10 +55,6 @@ def given(pde: PDE) -> str:
     return "generated " + ", ".join(pde.channels[i].name for i in pde.input_channels)
 
 
-def law(pde: PDE) -> tuple[str, str]:
-    return LAWS.get(pde.name, OTHER_LAW)
-
-
 def typeset(text: str) -> str:
     return text.replace("<=", "≤").replace(">=", "≥").replace("2 pi", "2π")
 
@@ -79,5 +65,5 @@ def with_unit(title: str, unit: str) -> str:
 
 def equation(pde: PDE) -> str:
     """Markdown: the equation, its domain and boundary, and the conservation law that samples are held against."""
-    lines = [("Domain", pde.domain), ("Boundary", pde.boundary), ("Conservation", law(pde)[1])]
+    lines = [("Domain", pde.domain), ("Boundary", pde.boundary), ("Conservation", pde.conservation)]
     return f"$${pde.equation}$$\n\n" + "\n\n".join(f"**{name}** {typeset(text)}" for name, text in lines)
