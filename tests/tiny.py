@@ -44,9 +44,9 @@ def fill(prior: Prior, seed: int = 0) -> Prior:
         prior.rotation.copy_(orthogonal(len(prior.rotation), draw))
         prior.mean_modes.copy_(0.3 * torch.randn(prior.mean_modes.shape, generator=draw))
     elif isinstance(prior, LowRankPrior):
-        rows = orthogonal(prior.directions[0].numel(), draw)[: prior.rank]
+        rows = orthogonal(prior.directions[0].numel(), draw)[: len(prior.variance)]
         prior.directions.copy_(rows.view_as(prior.directions))
-        prior.variance.copy_(torch.linspace(1, 0.2, prior.rank))
+        prior.variance.copy_(torch.linspace(1, 0.2, len(prior.variance)))
         prior.mean.copy_(0.3 * torch.randn(prior.mean.shape, generator=draw))
         prior.rest.fill_(0.05)
         prior.rest_low.fill_(0.04)

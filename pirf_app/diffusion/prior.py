@@ -32,8 +32,6 @@ def column(sigma: Tensor) -> Tensor:
 class IsotropicPrior(nn.Module):
     """EDM's own: zero mean, variance 0.25 in every mode. The network sees y."""
 
-    inputs = 1
-
     def __init__(self, channels: int, resolution: int):
         super().__init__()
         self.variance = torch.full((1, 1, 1), SIGMA_DATA**2)
@@ -62,10 +60,8 @@ class ModePrior(nn.Module):
     """Independent modes: in the `box` lowest ones an axis the principal components of all channels together
     (`rotation [r, r]`, r = c box^2), elsewhere each channel's own functions (`bases`: a pair of names per channel).
 
-    `mean` and `variance` are `[c, N, N]`, by mode; all in normalised units. The network sees the linear estimate and
-    what that leaves of the noisy field, over sigma."""
-
-    inputs = 2
+    `mean_modes` (before the rotation) and `variance` (after it) are `[c, N, N]`, by mode; all in normalised units. The
+    network sees the linear estimate and what that leaves of the noisy field, over sigma."""
 
     def __init__(self, channels: int, resolution: int, box: int, bases: tuple[tuple[str, str], ...]):
         super().__init__()
@@ -136,14 +132,12 @@ class ModePrior(nn.Module):
 
 class LowRankPrior(nn.Module):
     """What files of format 1 were trained with: `directions [r, c, m, m]` in cosine modes with `variance [r]`, the rest
-    of each channel isotropic, apart in the lowest modes; F is scaled by one number per channel. Read only."""
-
-    inputs = 2
-    lowest = 8
+    of each channel isotropic; F is scaled by one number per channel. Read only; `rest_low` stands in the files, and is
+    not used."""
 
     def __init__(self, channels: int, resolution: int, rank: int, modes: int):
         super().__init__()
-        self.resolution, self.rank, self.modes, self.box = resolution, rank, modes, min(self.lowest, modes)
+        self.resolution = resolution
         self.register_buffer("mean", torch.zeros(channels, modes, modes))
         self.register_buffer("directions", torch.zeros(rank, channels, modes, modes))
         self.register_buffer("variance", torch.zeros(rank))
@@ -210,11 +204,9 @@ class PriorConfig:
     def build(self, channels: int, resolution: int) -> Prior:
         if self.bases:
             return ModePrior(channels, resolution, self.box, self.bases)
-        return (
-            LowRankPrior(channels, resolution, self.rank, self.box)
-            if self.rank
-            else IsotropicPrior(channels, resolution)
-        )
+        if self.rank:
+            return LowRankPrior(channels, resolution, self.rank, self.box)
+        return IsotropicPrior(channels, resolution)
 
     def to_dict(self) -> dict:
         return {"box": self.box, "bases": [list(pair) for pair in self.bases], "rank": self.rank}
