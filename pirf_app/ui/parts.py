@@ -6,7 +6,7 @@ from ..comparison import SAME, Comparison, Preview, Settings, method_title, perc
 from ..pdes import get_pde
 from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
 from .panels import Grid, grids, picture_url, shown_sample
-from .words import has_walls, law
+from .words import has_walls
 
 NARROWEST = 0.9  # of its full size; below that the grid scrolls instead of shrinking further
 
@@ -17,13 +17,14 @@ picture; where a sample is a series of frames (Kolmogorov flow), the frames shar
 
 - **log₁₀ |residual|**: how far the generated fields are from satisfying the equation, point by point, by the solver's
   own discretisation; blank where no equation is asked for. Data from the solver reach the *data floor*, which is
-  rounding; nothing is gained below it. A series of frames has one residual for all of them.
+  rounding, or the error of the time steps; nothing is gained below it. A series of frames has one residual for all.
 - **solver's ...**: what a real solver gives for the *generated* input: a coefficient or a source, the first row of a
   field in time, or the first of the frames.
 - **Forward-solve error**: the distance between the generated solution and that one, relative to its size (of frames:
   relative to their change since the first). If the residual falls while this rises, the gain is not real.
 - **Conservation**: how many samples obey a conservation law of the equation to within 5 %. The law is named below the
   equation.
+- **Time**: methods that share their first steps compute them once, so the time is that of all methods together.
 
 Zooming into one panel zooms them all; a double click brings the whole field back.
 """
@@ -103,14 +104,15 @@ def table(comparison: Comparison) -> str:
     """Figures per method, ratios to the first one, and the floor that solver data reaches."""
     pde = get_pde(comparison.settings.pde)
     walls = has_walls(pde)
+    together = ", all methods" if len(comparison.results) > 1 else ""
     heads = [
         ("Method", ""),
         ("Residual RMS", "lower is better"),
         ("Forward-solve error", "median, lower is better"),
         ("Boundary RMS", "lower is better" if walls else "nothing to violate"),
-        ("Conservation", law(pde)[0]),
+        ("Conservation", f"{pde.conservation_short}, within 5 %"),
         ("Evaluations", "per sample"),
-        ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps"),
+        ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps{together}"),
     ]
     lines = ["".join(f'<th scope="col">{a}<small>{b}</small></th>' for a, b in heads)]
     for i, row in enumerate(r.row for r in comparison.results):

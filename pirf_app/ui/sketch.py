@@ -6,6 +6,7 @@ import torch
 
 from ..comparison import Preview, Settings, method_title
 from ..pdes import get_pde
+from ..pdes.stencils import rms
 from . import parts
 from .panels import Shown, grids, log_residual, spread
 
@@ -32,8 +33,8 @@ class Sketch:
             return False
         fields = torch.from_numpy(event.fields[self.sample][None])
         residual = self.pde.residual(fields)
-        rms = self.pde.interior(residual).square().mean().sqrt().item()
-        self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), rms
+        size = rms(self.pde.interior(residual)).item()
+        self.rows[event.method] = fields[0].numpy(), residual[0].numpy(), self.pde.solve(fields)[0].numpy(), size
         end = time.perf_counter()
         self.cost += end - start
         complete = event.method == self.settings.methods[-1]
