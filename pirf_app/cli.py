@@ -27,6 +27,7 @@ from .cli_parts import (
     whole_numbers,
     with_solver,
 )
+from .cli_reports import reference, table
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import SOLVERS, check_steps
@@ -36,11 +37,12 @@ from .methods.pirf import PirfTuning
 from .methods.pirf_config import PRESETS, DivergedError, PirfConfig
 from .methods.rewards import NORMS
 from .pdes import InputError, get_pde, pde_names
-from .report import format_table, read_report, replace_table
-from .statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
+from .report import format_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(models, name="models")
+app.command()(table)
+app.command()(reference)
 
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
 Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]
@@ -245,51 +247,6 @@ def finetune(
         if file:
             file.close()
     print(f"wrote {out}, SHA-256 {run.export(out)}")
-
-
-@app.command()
-def table(
-    reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")],
-    json_path: Annotated[Path | None, typer.Option("--json", help="write them as one report, too")] = None,
-    steps: Annotated[str | None, typer.Option(help="only these step counts, separated by commas")] = None,
-    into: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace")] = None,
-) -> None:
-    """Print reports as one Markdown table."""
-    rows, levels, report = [], {}, {}
-    for path in reports:
-        report = read_report(path)
-        rows += sorted(report["rows"], key=lambda row: (row["pde"], row["method"], row["steps"]))
-        levels |= report["floors"]
-    if json_path:
-        merged = report | {"rows": rows, "floors": levels}
-        check_folder(json_path).write_text(json.dumps(merged, indent=1) + "\n")
-    if steps:
-        counts = whole_numbers("steps", steps)
-        rows = [row for row in rows if row["steps"] in counts]
-    made = format_table(rows, levels)
-    if into:
-        into.write_text(replace_table(into, made))
-    print(made)
-
-
-@app.command()
-def reference(
-    pde: Annotated[str, typer.Option(help="benchmarks separated by commas, or all")] = "all",
-    n: int = 4096,
-    resolution: int = 64,
-    out: Annotated[Path, typer.Option(help="folder to write to")] = FOLDER,
-) -> None:
-    """Measure held-out solver data: the statistics in assets/reference that evaluate compares with."""
-    if n < 2:
-        raise InputError(f"statistics need at least 2 fields, not {n}")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in split("pde", pde, pde_names()):
-        problem = get_pde(name)
-        problem.check_request(check_count(n), resolution, REFERENCE_SEED)
-        check_memory(n, resolution)
-        path = out / reference_path(name, resolution).name
-        Statistics.of(problem, problem.generate(n, resolution, REFERENCE_SEED)).save(path)
-        print(f"wrote {path}")
 
 
 @app.command(name="first-view")

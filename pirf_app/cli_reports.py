@@ -1,0 +1,55 @@
+"""`python -m pirf_app table` and `reference`: reports as tables, and the statistics that they compare with."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_parts import check_count, check_folder, check_memory, split, whole_numbers
+from .pdes import InputError, get_pde, pde_names
+from .report import format_table, read_report, replace_table
+from .statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
+
+
+def table(
+    reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="write them as one report, too")] = None,
+    steps: Annotated[str | None, typer.Option(help="only these step counts, separated by commas")] = None,
+    into: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace")] = None,
+) -> None:
+    """Print reports as one Markdown table."""
+    rows, levels, report = [], {}, {}
+    for path in reports:
+        report = read_report(path)
+        rows += sorted(report["rows"], key=lambda row: (row["pde"], row["method"], row["steps"]))
+        levels |= report["floors"]
+    if json_path:
+        merged = report | {"rows": rows, "floors": levels}
+        check_folder(json_path).write_text(json.dumps(merged, indent=1) + "\n")
+    if steps:
+        counts = whole_numbers("steps", steps)
+        rows = [row for row in rows if row["steps"] in counts]
+    made = format_table(rows, levels)
+    if into:
+        into.write_text(replace_table(into, made))
+    print(made)
+
+
+def reference(
+    pde: Annotated[str, typer.Option(help="benchmarks separated by commas, or all")] = "all",
+    n: int = 4096,
+    resolution: int = 64,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = FOLDER,
+) -> None:
+    """Measure held-out solver data: the statistics in assets/reference that evaluate compares with."""
+    if n < 2:
+        raise InputError(f"statistics need at least 2 fields, not {n}")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in split("pde", pde, pde_names()):
+        problem = get_pde(name)
+        problem.check_request(check_count(n), resolution, REFERENCE_SEED)
+        check_memory(n, resolution)
+        path = out / reference_path(name, resolution).name
+        Statistics.of(problem, problem.generate(n, resolution, REFERENCE_SEED)).save(path)
+        print(f"wrote {path}")
