@@ -8,6 +8,7 @@ import pytest
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
 
+from pirf_app import cli, cli_models, statistics
 from pirf_app.checkpoints import BUNDLED, Library, save_checkpoint
 from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
@@ -73,6 +74,25 @@ def tiny_library(tiny_folder) -> Library:
         for name in pde_names():
             patch.setattr(type(get_pde(name)), "default_resolution", 16)
         yield Library(tiny_folder)
+
+
+@pytest.fixture
+def folder(tiny_folder) -> Path:
+    return tiny_folder
+
+
+@pytest.fixture
+def small_models(folder, tmp_path, monkeypatch):
+    """The command line on `tiny_folder` in place of the bundled checkpoints, writing to `tmp_path`."""
+    for name in pde_names():
+        monkeypatch.setattr(get_pde(name), "default_resolution", 16, raising=False)
+    for module in (cli, cli_models):
+        monkeypatch.setattr(module, "Library", lambda: Library(folder))
+    monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 64)
+    statistics.reference.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    yield
+    statistics.reference.cache_clear()
 
 
 @pytest.fixture(scope="session")
