@@ -12,9 +12,10 @@ from torch import Tensor
 from .checkpoints import Checkpoint, Library
 from .diffusion import denoiser
 from .diffusion.sampler import Schedule, initial_noise, together
-from .evaluation import CLOSED, FLOOR_SEED, SAME, flags, residual_rms
+from .evaluation import CLOSED, SAME, flags, places, residual_rms
 from .pdes import PDE, get_pde
 from .pdes.base import MAX_SEED, InputError, check_number, shown
+from .statistics import FLOOR_SEED
 
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
 FLOOR_SAMPLES = 8
@@ -174,7 +175,7 @@ def sample_all(
     noise = initial_noise(settings.n, (len(pde.channels), resolution, resolution), settings.seed)
     for checkpoint in checkpoints:
         checkpoint.denoiser.autocast = denoiser.native_bfloat16()  # someone is waiting, and it is twice as fast
-    groups = {schedule: [i for i, own in enumerate(schedules) if own == schedule] for schedule in schedules}
+    groups = places(schedules)
     samplers = {
         schedule: together([checkpoints[i].denoiser for i in members], noise, schedule)
         for schedule, members in groups.items()

@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Hashable, Iterable
 
 import torch
 from torch import Tensor
@@ -79,6 +80,14 @@ def flags(row: dict, first: dict, floor: dict) -> list[str]:
     return found
 
 
+def places(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Where each key stands in `keys`: what has the same key can be sampled together."""
+    found: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return found
+
+
 @torch.no_grad()
 def draw_together(
     checkpoints: list[Checkpoint], steps: int, n: int, seed: int, batch: int = 32
@@ -107,9 +116,7 @@ def evaluate(checkpoints: list[Checkpoint], steps: int, n: int, seed: int) -> li
     """One report row for each of the checkpoints of a PDE: sample, then measure. `seconds` is what the samples of all
     that share a sampler took together."""
     rows: dict[int, dict] = {}
-    key = lambda info: (info.pde, info.resolution, info.schedule)  # noqa: E731
-    for shared in dict.fromkeys(key(c.info) for c in checkpoints):
-        members = [i for i, c in enumerate(checkpoints) if key(c.info) == shared]
+    for members in places((c.info.pde, c.info.resolution, c.info.schedule) for c in checkpoints).values():
         start = time.perf_counter()
         drawn, nfe = draw_together([checkpoints[i] for i in members], steps, n, seed)
         seconds = time.perf_counter() - start
