@@ -150,11 +150,16 @@ class LowRankPrior(nn.Module):
         return self.basis.T @ self.mean @ self.basis
 
     def filter(self, x: Tensor, gain: Gain) -> Tensor:
+        """Outside the directions with one variance for all channels: with several, which `condition` has, the modes
+        would not be independent, and undoing a filter would not give back what it was applied to."""
+        return self._weigh(x, gain, self.rest.mean().view(1, 1, 1))
+
+    def _weigh(self, x: Tensor, gain: Gain, rest: Tensor) -> Tensor:
         directions = self.directions.flatten(1)
         score = (self.basis @ x @ self.basis.T).flatten(1) @ directions.T
         field = lambda scores: self.basis.T @ (scores @ directions).view(-1, *self.mean.shape) @ self.basis  # noqa: E731
         along = gain(self.variance.view(-1, 1, 1)).flatten(-3)
-        return field(score * along) + gain(self.rest.view(-1, 1, 1)) * (x - field(score))
+        return field(score * along) + gain(rest) * (x - field(score))
 
     def _posterior_std(self, sigma: Tensor) -> Tensor:
         s2 = column(sigma).flatten(1) ** 2
@@ -165,7 +170,7 @@ class LowRankPrior(nn.Module):
 
     def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         s2 = column(sigma) ** 2
-        linear = self.mean_field + self.filter(x - self.mean_field, lambda v: v / (v + s2))
+        linear = self.mean_field + self._weigh(x - self.mean_field, lambda v: v / (v + s2), self.rest.view(-1, 1, 1))
         return linear, torch.cat([x * (SIGMA_DATA**2 + s2).rsqrt(), linear / SIGMA_DATA], 1)
 
     def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
