@@ -175,9 +175,9 @@ def load_checkpoint(
     size = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior))
     if info.parent is None:
         with torch.device("meta"):
-            expected = Denoiser(*size).state_dict()
+            expected = Denoiser(*size, get_pde(info.pde).hints).state_dict()
         tensors = _read_tensors(path, expected, whole=True)
-        model: Denoiser | TunedDenoiser = Denoiser(*size)
+        model: Denoiser | TunedDenoiser = Denoiser(*size, get_pde(info.pde).hints)
         model.load_state_dict(tensors)
     else:
         parent = find_parent(info.parent)

@@ -162,6 +162,8 @@ def pretrain(
     prior_box: Annotated[
         int, typer.Option(help="lowest modes an axis with a full covariance; 0: EDM's scalar variance")
     ] = _PRETRAIN.prior_box,
+    noise_mean: Annotated[float, typer.Option(help="mean of log sigma in training")] = _PRETRAIN.noise_mean,
+    noise_std: Annotated[float, typer.Option(help="standard deviation of log sigma in training")] = _PRETRAIN.noise_std,
     sigma_min: Annotated[float | None, typer.Option(help="lowest noise level to recommend")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="highest noise level to recommend")] = None,
     rho: Annotated[float | None, typer.Option(help="spacing of the noise levels to recommend")] = None,
@@ -181,8 +183,11 @@ def pretrain(
     else:
         c = len(problem.channels)
         chosen |= {"batch": batch, "learning_rate": learning_rate, "prior_box": prior_box, "seed": seed}
+        chosen |= {"noise_mean": noise_mean, "noise_std": noise_std}
         widths = tuple(whole_numbers("multipliers", multipliers))
-        network = NetworkConfig(resolution, 2 * c if prior_box else c, c, channels, widths, blocks, patch=patch)
+        hints = problem.hint_channels if prior_box else 0
+        seen = (2 * c if prior_box else c) + hints
+        network = NetworkConfig(resolution, seen, c, channels, widths, blocks, patch=patch, hints=hints)
         padding = tuple("circular" if around else "zeros" for around in problem.periodic)
         network = replace(network, padding=padding, row_waves=problem.row_waves)
         run = Pretraining(problem, network, PretrainConfig(**chosen))

@@ -174,7 +174,10 @@ def test_normalisation_round_trip_and_statistics(name):
     torch.testing.assert_close(pde.denormalise(pde.normalise(fields)), fields, rtol=1e-5, atol=1e-6)
     x = pde.normalise(fields)
     assert x.mean((0, 2, 3)).abs().max() < 0.1
-    assert (x.std((0, 2, 3)) - 0.5).abs().max() < 0.1
+    spread = x.std((0, 2, 3))
+    # What follows from the first frame is kept small, so that the noise hides it until the last step.
+    assert spread[1:].max() < 0.01 if pde.view == "frames" else (spread - 0.5).abs().max() < 0.1
+    assert spread[0].item() == pytest.approx(0.5, abs=0.1)
 
 
 @every_pde

@@ -40,7 +40,7 @@ def tiny_base(name: str = "poisson", solver: str = "multistep", noise: float = 0
     """The best linear denoiser of the benchmark on 16 x 16, with an untrained network on top; `noise` on its weights
     makes it do something."""
     torch.manual_seed(0)
-    model = Denoiser(tiny_config(name), prior_config(name))
+    model = Denoiser(tiny_config(name), prior_config(name), get_pde(name).hints)
     model.prior.load_state_dict(fitted(name).state_dict())
     with torch.no_grad():
         for parameter in model.network.parameters():
@@ -177,7 +177,7 @@ def test_the_pool_holds_all_that_its_samples_follow_from(name, solver, last_step
     third step on, and only for K above 1, that needs what the multistep solver remembers."""
     base = tiny_base(name, solver, noise=0.05)
     run = PirfTuning(
-        base, replace(SMALL, updates=1, pool=4, pool_steps=(STEPS, 5), validation=1, last_steps=last_steps)
+        base, replace(SMALL, updates=1, pool=4, pool_steps=(STEPS, 5), validation=2, last_steps=last_steps)
     )
     list(run.run())
     run.model.expert = deepcopy(base.denoiser)

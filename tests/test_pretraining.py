@@ -51,7 +51,7 @@ def test_pretraining_lowers_the_loss(name, box):
 def untrained_like(run: Pretraining) -> Denoiser:
     """The run's denoiser before its first update: an untrained network on the fitted prior."""
     torch.manual_seed(run.config.seed)
-    model = Denoiser(run.model.config, run.model.prior_config)
+    model = Denoiser(run.model.config, run.model.prior_config, run.pde.hints)
     model.prior.load_state_dict(run.model.prior.state_dict())
     return model
 

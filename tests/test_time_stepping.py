@@ -197,7 +197,7 @@ def test_kolmogorov_error_field_is_the_error_of_a_frame(turbulent):
     for frame in (1, 2):
         wrong = fields.clone()
         wrong[:, frame] += 1e-3 * error
-        found = pde.error_field(wrong).chunk(2, 1)[frame - 1] * pde.SCALES[1] / 1e-3
+        found = pde.error_field(wrong).chunk(2, 1)[frame - 1] * pde.CHANGE / 1e-3
         assert rms(found - error).max() < 0.15 * error.std()
 
 

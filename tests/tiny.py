@@ -25,8 +25,11 @@ def tiny_config(pde: str, prior: str = "modes", resolution: int = 16) -> Network
     channels = len(problem.channels)
     padding = tuple("circular" if around else "zeros" for around in problem.periodic)
     sizes = {"base_channels": 8, "multipliers": (1, 2), "attention": (8,)}
-    inputs = channels * prior_config(pde, prior).inputs
-    return NetworkConfig(resolution, inputs, channels, **sizes, padding=padding, row_waves=problem.row_waves)
+    hints = problem.hint_channels if prior == "modes" else 0
+    inputs = channels * prior_config(pde, prior).inputs + hints
+    return NetworkConfig(
+        resolution, inputs, channels, **sizes, padding=padding, row_waves=problem.row_waves, hints=hints
+    )
 
 
 def orthogonal(size: int, draw: torch.Generator) -> Tensor:
@@ -65,7 +68,7 @@ def small_prior(kind: str) -> Prior:
 def tiny_denoiser(pde: str, seed: int = 0, prior: str = "modes", resolution: int = 16) -> Denoiser:
     """With every weight perturbed, so that the layers which start near zero take part."""
     torch.manual_seed(seed)
-    model = Denoiser(tiny_config(pde, prior, resolution), prior_config(pde, prior))
+    model = Denoiser(tiny_config(pde, prior, resolution), prior_config(pde, prior), get_pde(pde).hints)
     fill(model.prior)
     with torch.no_grad():
         for parameter in model.network.parameters():

@@ -1,5 +1,7 @@
 """EDM preconditioning (arXiv 2206.00364, table 1) around the U-Net, with a data covariance where one is given."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +16,23 @@ def native_bfloat16(device: str | torch.device = "cpu") -> bool:
     return kind == "cuda" or kind == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
 
 
+Hints = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 class Denoiser(nn.Module):
     """D(x; sigma): the expected clean field `[n, c, N, N]` for a noisy one at noise levels sigma `[n]`.
 
     With `autocast` the network (not the prior) computes in bfloat16: faster where the processor has it, but a sample
     then depends on its batch in digit three."""
 
-    def __init__(self, config: NetworkConfig, prior: PriorConfig = PriorConfig()):  # noqa: B008
+    def __init__(
+        self,
+        config: NetworkConfig,
+        prior: PriorConfig = PriorConfig(),  # noqa: B008
+        hints: Hints | None = None,
+    ):
         super().__init__()
+        self.hints = hints if config.hints else None
         self.network = UNet(config)
         self.prior = prior.build(config.out_channels, config.resolution)
         self.prior_config = prior
@@ -33,8 +44,17 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = sigma.expand(len(x))
-        linear, features = self.prior.condition(x, sigma)
+        linear, features = self.condition(x, sigma)
         return linear + self.prior.scale(self.output(features, sigma), sigma)
+
+    def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear estimate `[n, c, N, N]` and what the network sees: by the prior, and of the PDE's hints the guess
+        at the clean field, as the output F that would make it, and the features."""
+        linear, seen = self.prior.condition(x, sigma)
+        if self.hints is None:
+            return linear, seen
+        guess, features = self.hints(linear)
+        return linear, torch.cat([seen, self.prior.unscale(guess - linear, sigma), features], 1)
 
     def output(self, features: Tensor, sigma: Tensor) -> Tensor:
         """The network's F `[n, c, N, N]`, float32."""
@@ -44,5 +64,5 @@ class Denoiser(nn.Module):
     def loss(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Denoising loss, weighted by one over the linear estimate's mean square error: 1 is no better than that."""
         noisy = clean + sigma[:, None, None, None] * noise
-        linear, features = self.prior.condition(noisy, sigma)
+        linear, features = self.condition(noisy, sigma)
         return self.prior.loss(self.output(features, sigma), clean - linear, sigma)

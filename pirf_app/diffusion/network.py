@@ -24,7 +24,8 @@ class NetworkConfig:
 
     With `patch` 2 a 2x2 patch of pixels becomes one pixel of 4 times the channels, and back at the end: the levels,
     and the cost, are those of half the resolution. `padding` is "zeros" or "circular", for rows and columns;
-    `row_waves` adds the sine and cosine of so many periods along the rows as input channels."""
+    `row_waves` adds the sine and cosine of so many periods along the rows as input channels; `hints` is how many of
+    the `in_channels` are the PDE's hints (`PDE.hints`)."""
 
     resolution: int = 64
     in_channels: int = 2
@@ -36,6 +37,7 @@ class NetworkConfig:
     patch: int = 1
     padding: tuple[str, str] = ("zeros", "zeros")
     row_waves: tuple[float, ...] = ()
+    hints: int = 0
 
     @property
     def grid(self) -> int:
@@ -47,6 +49,7 @@ class NetworkConfig:
         check_whole("resolution", self.resolution, 8, MAX_RESOLUTION)
         check_whole("in_channels", self.in_channels, 1, 64)
         check_whole("out_channels", self.out_channels, 1, 64)
+        check_whole("hints", self.hints, 0, self.in_channels)
         check_whole("blocks", self.blocks, 1, MAX_BLOCKS)
         if check_whole("base_channels", self.base_channels, 4, MAX_WIDTH) % 2:
             raise InputError(f"base_channels must be even, not {self.base_channels}")
@@ -74,7 +77,7 @@ class NetworkConfig:
     def to_dict(self) -> dict:
         """As it is written to a file; what has its default and came later than the first files is left out."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        later = {"patch": 1, "padding": ["zeros", "zeros"], "row_waves": []}
+        later = {"patch": 1, "padding": ["zeros", "zeros"], "row_waves": [], "hints": 0}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     @classmethod

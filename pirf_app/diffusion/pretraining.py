@@ -97,11 +97,13 @@ class Pretraining:
         config = replace(config, prior_box=min(config.prior_box, network.resolution))
         bases = tuple(c.basis for c in pde.channels) if config.prior_box else ()
         prior = PriorConfig(config.prior_box, bases).check(channels, network.resolution)
-        if (network.in_channels, network.out_channels) != (channels * prior.inputs, channels):
+        seen = channels * prior.inputs + network.hints
+        fits = (network.in_channels, network.out_channels) == (seen, channels)
+        if not fits or network.hints not in (0, pde.hint_channels):
             raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
         self.pde, self.config, self.device = pde, config, device
         torch.manual_seed(config.seed)
-        self.model = Denoiser(network, prior).to(device)
+        self.model = Denoiser(network, prior, pde.hints).to(device)
         self.model.autocast = native_bfloat16(device)
         self.ema = deepcopy(self.model)
         self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))

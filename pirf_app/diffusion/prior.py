@@ -21,6 +21,7 @@ from ..pdes.bases import BASES, basis
 
 MAX_RANK, MAX_MODES = 2048, 128
 SIGMA_DATA = 0.5
+FAINT = 1e-4  # standard deviation of a mode
 TINY = 1e-12  # variance of a mode that the data does not have
 Gain = Callable[[Tensor], Tensor]
 
@@ -124,10 +125,25 @@ class ModePrior(nn.Module):
     def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
         return self.decode(self.encode(output) * self._spread(sigma))
 
+    def unscale(self, field: Tensor, sigma: Tensor) -> Tensor:
+        """The output F that would add `field` to the linear estimate: the inverse of `scale`, except in modes that the
+        data hardly has, where rounding errors would be blown up."""
+        return self.decode(self.encode(field) / self._spread(sigma).clamp_min(FAINT))
+
     def loss(self, output: Tensor, missing: Tensor, sigma: Tensor) -> Tensor:
-        spread = self._spread(sigma)
-        error = self.encode(output) * spread - self.encode(missing)
-        return (error / spread.square().mean((1, 2, 3), keepdim=True).sqrt()).square().mean()
+        """In every channel in units of the linear estimate's error there, so that a channel of small variance counts
+        as much as any other."""
+        error = self.scale(output, sigma) - missing
+        return (error.square() / self._channel_variance(sigma)).mean()
+
+    def _channel_variance(self, sigma: Tensor) -> Tensor:
+        """Mean square error `[n, c, 1, 1]` of the linear estimate, by channel."""
+        variance = self._spread(sigma).square()
+        box = variance[..., : self.box, : self.box]
+        channels = variance.shape[1]
+        shares = self.rotation.square().view(channels, -1, channels * self.box**2).sum(1)
+        total = variance.sum((2, 3)) - box.sum((2, 3)) + box.flatten(1) @ shares.T
+        return (total / self.rows.shape[-1] ** 2)[:, :, None, None]
 
 
 class LowRankPrior(nn.Module):

@@ -92,6 +92,14 @@ class PDE(ABC):
     # How many fields to train on where the solver is too slow for an endless stream of fresh ones.
     training_pool: int | None = None
 
+    # How many channels `hints` has in all.
+    hint_channels: int = 0
+
+    def hints(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a network may be told of the equation, from a linear estimate of a noisy field `[n, c, N, N]`, in
+        normalised units: a guess at the clean field `[n, c, N, N]`, and features `[n, f, N, N]` of order 1."""
+        raise NotImplementedError
+
     @abstractmethod
     def generate(self, n: int, resolution: int, seed: int) -> Tensor:
         """Solver data `[n, c, h, w]` float32 on the CPU. Deterministic; sample k does not depend on n."""
