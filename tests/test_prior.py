@@ -85,6 +85,28 @@ def test_loss_without_a_network_is_one(kind):
         assert model.loss(clean, initial_noise(1000, (2, 8, 8), 5), sigma).item() == pytest.approx(1, abs=0.03)
 
 
+def test_unscale_is_the_inverse_of_scale():
+    prior = small_prior("modes").double()
+    x, sigma = torch.randn(4, 2, 8, 8, dtype=torch.float64), torch.tensor([0.01, 0.3, 2.0, 50.0])
+    torch.testing.assert_close(prior.unscale(prior.scale(x, sigma), sigma), x, rtol=0, atol=1e-5)
+    faint = prior.unscale(x * 1e-7, torch.full((4,), 1e-9))
+    assert faint.abs().max() < 0.1
+
+
+def test_every_channel_counts_alike_in_the_loss():
+    """Missing all of a channel costs as much where its variance is a millionth."""
+    prior = small_prior("modes")
+    prior.rotation.copy_(torch.eye(len(prior.rotation)))
+    prior.variance[1] *= 1e-6
+    clean, sigma = draws(prior, 2000), torch.full((2000,), 0.5)
+    linear, _ = prior.condition(clean + 0.5 * initial_noise(2000, (2, 8, 8), 5), sigma)
+    missing = clean - linear
+    for channel in (0, 1):
+        only = torch.zeros_like(missing)
+        only[:, channel] = missing[:, channel]
+        assert prior.loss(torch.zeros_like(only), only, sigma).item() == pytest.approx(0.5, rel=0.05)
+
+
 def test_coefficients_are_an_orthogonal_map():
     prior = small_prior("modes").double()
     units = torch.eye(128, dtype=torch.float64).view(128, 2, 8, 8)
