@@ -137,11 +137,14 @@ def read_info(path: Path) -> CheckpointInfo:
 
 
 def _check_info(info: CheckpointInfo) -> None:
-    channels = len(get_pde(info.pde).channels)
+    pde = get_pde(info.pde)
+    channels = len(pde.channels)
     network = NetworkConfig.from_dict(info.network).check()
     check_whole("resolution", info.resolution, 8, MAX_RESOLUTION)
     prior = PriorConfig.from_dict(info.prior).check(channels, network.resolution)
-    shape = (info.resolution, channels * prior.inputs, channels)
+    if network.hints not in (0, pde.hint_channels):
+        raise InputError(f"the network has {network.hints} hints, and {info.pde} gives {pde.hint_channels}")
+    shape = (info.resolution, channels * prior.inputs + network.hints, channels)
     if shape != (network.resolution, network.in_channels, network.out_channels) or network.to_dict() != info.network:
         raise InputError(f"the network does not fit {info.pde} at a resolution of {info.resolution}")
     if info.normalisation != get_pde(info.pde).normalisation():
