@@ -33,8 +33,10 @@ from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import SOLVERS, check_steps
 from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
+from .methods.finetuning import PRESETS, measure_speed
+from .methods.finetuning import preset as preset_config
 from .methods.pirf import PirfTuning
-from .methods.pirf_config import PRESETS, DivergedError, PirfConfig
+from .methods.pirf_config import DivergedError, PirfConfig
 from .methods.rewards import NORMS
 from .pdes import InputError, get_pde, pde_names
 from .report import format_table
@@ -234,7 +236,10 @@ def finetune(
         chosen |= {"norm": norm, "error_weight": error_weight, "anchor": anchor, "drift": drift, "seed": seed}
         if preset is not None and preset not in PRESETS:
             raise InputError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-        run = PirfTuning(start, PirfConfig(**chosen | PRESETS.get(preset, {})))
+        config = PirfConfig(**chosen)
+        if preset:
+            config = preset_config(preset, start, measure_speed(start, config), seed=seed)
+        run = PirfTuning(start, config)
     file = open(check_folder(log), "a" if resume else "w") if log else None  # noqa: SIM115 - closed below
     try:
         for event in run_with_saves(run, state, save_every):
