@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,28 @@ class Team:
 
         return gather_object(items)
 
-    def add(self, tensors: list[Tensor]) -> None:
-        """Replaces every tensor with its sum over the processes, the same bits on each."""
+    def add(self, parameters: list[nn.Parameter], *figures: Tensor) -> None:
+        """Replaces every gradient, and every tensor of figures, with its sum over the processes: the same bits on each.
+        A process whose share was empty has no gradients."""
         if self.size > 1:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            tensors = [*figures, *(parameter.grad for parameter in parameters)]
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             torch.distributed.all_reduce(flat)
             for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
 
+ALONE = Team()
+
+
 @cache
 def team() -> Team:
     """The team that a launcher has made this process a member of."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Team()
+        return ALONE
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())

@@ -55,6 +55,12 @@ class Speed:
     validation: float
     graph_bytes: float
 
+    def shared(self, processes: int) -> "Speed":
+        """The speed of so many processes together."""
+        return Speed(
+            self.evaluation / processes, self.update / processes, self.validation / processes, self.graph_bytes
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -172,7 +178,7 @@ def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig
     slowest = max(2 * speed.evaluation, speed.update, speed.validation)
     chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
     chosen |= {"30s": {"validation": 8}, "2m": {"validation": 16}, "10m": {"validation": 32}}[name]
-    chosen |= {"batch": 8, "ema": 0.95, "warmup": 10} | _continued(base) | overrides
+    chosen |= {"batch": 8, "ema": 0.95, "warmup": 10} | continued(base) | overrides
     config = PirfConfig(**chosen | {"updates": 1, "pool": 64, "validate_every": 1} | overrides)
     checks = 5
     fixed = estimate(base, config, speed)
@@ -184,7 +190,7 @@ def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig
     return replace(config, pool=pool, updates=updates, validate_every=every)
 
 
-def _continued(base: Checkpoint) -> dict:
+def continued(base: Checkpoint) -> dict:
     """Of the recipe that a tuned checkpoint came from, what a run that goes on from it must keep."""
     found = base.info.recipe.get("config", {}) if base.info.parent else {}
     values = {name: found[name] for name in ("last_steps", "pool_steps") if name in found}

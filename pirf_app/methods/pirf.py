@@ -20,13 +20,13 @@ from ..checkpoints import Checkpoint
 from ..diffusion import denoiser
 from ..diffusion.sampler import Schedule, State, advance, initial_noise
 from ..evaluation import flags, residual_rms
-from ..parallel import Team
+from ..parallel import ALONE, Team
 from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
 from ..pdes.stencils import rms
 from .handover import Handovers, draw
 from .pirf_config import PirfConfig, PirfStep, PoolStep, Working
 from .rewards import ResidualReward
-from .tuning import ALONE, Event, Tuning
+from .tuning import Event, Tuning
 
 FIGURE = {"validation_residual": "residual_rms", "validation_solve_error": "solve_error_median"}
 
@@ -121,8 +121,7 @@ class PirfTuning(Tuning):
         rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=chance)
         k = int(torch.randint(self.pde.symmetries, (1,), generator=chance))
         turn = lambda x: None if x is None else self.pde.transform(x, k)  # noqa: E731
-        for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        self.optimiser.zero_grad()
         terms, done = torch.zeros(3, device=self.workers.device), 0
         for part in self.workers.share(rows).split(c.chunk):
             if done:
@@ -137,7 +136,7 @@ class PirfTuning(Tuning):
             square = residual_rms(self.pde, fields.detach()).square().mean()
             terms += weight * torch.stack([reward_loss.detach(), anchor.detach(), square])
             done += len(part)
-        self.workers.add([terms, *(p.grad for p in self.parameters)])
+        self.workers.add(self.parameters, terms)
         reward_loss, anchor, square = terms.tolist()
         change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
         change = change / sum(p.numel() for p in self.parameters)

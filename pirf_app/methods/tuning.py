@@ -16,7 +16,7 @@ from ..checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
 from ..diffusion import denoiser
 from ..diffusion.run_state import load_run, save_run
 from ..diffusion.tuned import TunedDenoiser
-from ..parallel import Team
+from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError, get_pde
 from ..pdes.base import shown
 from .handover import Handovers
@@ -25,7 +25,6 @@ from .pirf_config import DivergedError, PirfStep, PoolStep, Working
 Event = PoolStep | Working | PirfStep
 STATES = ("last", "best")
 KEPT = ("update", "seconds", "checks", "unreported")  # of a run, as JSON
-ALONE = Team()
 
 
 class Tuning(ABC):
