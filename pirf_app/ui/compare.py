@@ -95,10 +95,10 @@ class CompareTab:
             choices = self.sample_choices(count, 0)
             self.sample = gr.Radio(**choices, label="Sample on show", elem_id="sample", container=False)
         self.player = Player(get_pde(first.settings.pde) if first else None)
-        with gr.Column(elem_id="stage"):
-            self.preview = gr.HTML(elem_id="preview")
+        with gr.Column(elem_id="stage", elem_classes="stage"):
+            self.preview = gr.HTML(elem_id="preview", elem_classes="live-grid")
             figure = figure_of(first, 0, self.player.frame.value, self.player.what.value) if first else None
-            self.figure = gr.Plot(figure, show_label=False, elem_id="grid", container=False)
+            self.figure = gr.Plot(figure, show_label=False, elem_id="grid", elem_classes="plot-grid", container=False)
         self.sentence = gr.HTML(parts.sentence(first) if first else "", elem_id="sentence")
         self.table = gr.HTML(parts.table(first) if first else "", elem_id="figures")
         with gr.Row(elem_id="downloads"):

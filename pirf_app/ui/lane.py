@@ -1,7 +1,7 @@
 """Who computes when: lines that are served in order of arrival, and work that takes its turn piece by piece.
 
-Everything heavy on the page goes through one lane, a piece at a time: a sampler step, or up to a second of training.
-So a long training slows a sampler down and never shuts it out. In front of the lane, samplers wait in one line and
+Everything heavy on the page goes through one lane, a piece at a time: a sampler step, or half a second of training. So
+a long training slows a sampler down and never shuts it out. In front of the lane, samplers wait in one line and
 trainers in another, and each of them can be told how many are ahead.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-SLICE_SECONDS = 1.0
+SLICE_SECONDS = 0.5
 T = TypeVar("T")
 
 
@@ -91,20 +91,22 @@ class Lanes:
 
     def slices(self, events: Iterator[T], seconds: float = SLICE_SECONDS) -> Iterator[list[T]]:
         """`events` in lists, each computed in one turn: for up to `seconds`, or until someone else wants the lane."""
-        ended = False
-        while not ended:
+        end: BaseException | None = None
+        while end is None:
             taken: list[T] = []
             with self.lane.turn():
                 start = time.perf_counter()
-                while not ended:
+                while end is None:
                     try:
                         taken.append(next(events))
-                    except StopIteration:
-                        ended = True
+                    except Exception as error:  # told to the reader after what came before it
+                        end = error
                     if self.lane.waiting or time.perf_counter() - start >= seconds:
                         break
             if taken:
                 yield taken
+        if not isinstance(end, StopIteration):
+            raise end
 
     def do(self, work: Callable[[], T]) -> T:
         """What `work` returns, computed in one turn."""

@@ -13,10 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, Library, load_checkpoint, read_info
 from ..comparison import OWN
 from ..pdes.base import InputError, shown
+
+if TYPE_CHECKING:
+    from .training import TrainingRun
 
 MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
@@ -67,11 +71,11 @@ class OwnModels(Library):
         return self._models[name]
 
     def free_name(self, name: str) -> str:
-        """`name`, or where it is taken the first of "name 2", "name 3", ... that is not."""
+        """`name`, or where it is taken the first of "name-2", "name-3", ... that is not."""
         number, tried = 1, name
         while tried.lower() in {known.lower() for known in self._models}:
             number += 1
-            tried = f"{name[: MAX_NAME - 4]} {number}"
+            tried = f"{name[: MAX_NAME - 4]}-{number}"
         return tried
 
     def mine(self, pde: str | None = None) -> list[OwnModel]:
@@ -136,7 +140,9 @@ class Visitor:
         models = self.folder / "models"
         models.mkdir()
         self.models = OwnModels(shared, models, room, read)
-        self.run: object = None
+        self.run: TrainingRun | None = None
+        self.overlay: str | None = None  # the model whose curves are laid over those of the run
+        self.listed: set[str] = set()  # methods that the Compare tab has offered already
 
     def leave(self) -> None:
         """Deletes everything."""
