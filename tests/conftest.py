@@ -121,6 +121,23 @@ def server(library, first_view):
     demo.close(verbose=False)
 
 
+LANES = {}  # of the servers that run, by address
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tiny_library, tmp_path_factory):
+    """The address of a running app with `tiny_library`."""
+    from pirf_app.ui.lane import Lanes
+    from pirf_app.ui.page import build, launch
+
+    lanes = Lanes()
+    demo = build(tiny_library, tmp_path_factory.mktemp("nothing") / "missing.npz", lanes)
+    _, url, _ = launch(demo, server_port=free_port(), prevent_thread_lock=True, quiet=True)
+    LANES[url.rstrip("/")] = lanes
+    yield url.rstrip("/")
+    demo.close(verbose=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """With PIRF_REQUIRE_BROWSER set, as in continuous integration, a browser test that would be skipped fails."""

@@ -1,4 +1,4 @@
-"""The HTTP API beside the page: `/compare`, `/finetune` and `/models`."""
+"""The HTTP API beside the page: `/compare` and `/models`."""
 
 import gradio as gr
 

@@ -51,7 +51,7 @@ class CompareTab:
         self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
         pde = next(iter(self.models))
         self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
-        pde = self.default.pde if self.default.pde in self.models else pde
+        pde = self.first_pde = self.default.pde if self.default.pde in self.models else pde
         choices = [(get_pde(name).title, name) for name in self.models]
         self.pde = gr.Radio(choices, value=pde, label="Equation", elem_id="pde", container=False)
         with gr.Row(elem_id="compare"):

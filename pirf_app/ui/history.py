@@ -64,6 +64,11 @@ class History:
         return Curve(f"held-out{whose}", [step.update for step in self.held], found, "held", run)
 
 
+def precise(share: float) -> str:
+    """A share in percent, to three digits or so: small changes are what a run is about."""
+    return f"{100 * share:.2f} %" if share >= 1e-3 else f"{100 * share:.3g} %"
+
+
 def figure(value: float | None, write=lambda v: f"{v:.3g}") -> str:
     return "" if value is None else write(value)
 
@@ -92,7 +97,7 @@ def charts(history: History, other: History | None = None) -> str:
         ),
         Chart(
             "Forward-solve error",
-            figure(last and last.validation_solve_error, percent),
+            figure(last and last.validation_solve_error, precise),
             held("validation_solve_error"),
             history.references.get("error", ()),
             log=True,

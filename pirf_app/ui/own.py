@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
 MAX_VISITORS = 200
+KEEP_SECONDS = 3600.0  # after a page lost touch: it may come back
 LOADED = 8  # models of visitors that are kept in memory
 NAME = re.compile(r"[\w .+-]+")
 
@@ -141,13 +142,21 @@ class Visitor:
         models.mkdir()
         self.models = OwnModels(shared, models, room, read)
         self.run: TrainingRun | None = None
+        self.farewell: threading.Timer | None = None
         self.overlay: str | None = None  # the model whose curves are laid over those of the run
         self.listed: set[str] = set()  # methods that the Compare tab has offered already
 
     def leave(self) -> None:
         """Deletes everything."""
         self.end_run()
+        self.stay()
         self._gone()
+
+    def stay(self) -> None:
+        """Takes back that the page has lost touch."""
+        if self.farewell is not None:
+            self.farewell.cancel()
+            self.farewell = None
 
     def end_run(self) -> None:
         """Asks the training under way to end; what it has learned is kept."""
@@ -171,10 +180,12 @@ class Visitors:
             if session not in self._known:
                 self._known[session] = Visitor(self.shared, self.check_room, self._read)
             self._known.move_to_end(session)
+            self._known[session].stay()
+            found = self._known[session]
             gone = [self._known.popitem(last=False)[1] for _ in range(len(self._known) - MAX_VISITORS)]
         for visitor in gone:
             visitor.leave()
-        return self._known[session]
+        return found
 
     def library(self, session: str | None) -> Library:
         """What a session can sample from: the shared library, with its own models if it has any."""
@@ -182,10 +193,14 @@ class Visitors:
         return visitor.models if visitor else self.shared
 
     def away(self, session: str | None) -> None:
-        """The page of a session was closed or lost touch: its training ends, its models wait for it to come back."""
+        """The page of a session was closed or lost touch: its training ends, and its models go unless it comes back."""
         visitor = self._known.get(session or "")
         if visitor:
             visitor.end_run()
+            visitor.stay()
+            visitor.farewell = threading.Timer(KEEP_SECONDS, self.forget, [session])
+            visitor.farewell.daemon = True
+            visitor.farewell.start()
 
     def forget(self, session: str | None) -> None:
         """Deletes what a session had."""

@@ -77,7 +77,8 @@ class OwnPanel:
         visitor = self.visitors.of(request.session_hash)
         models = visitor.models
         mine = models.mine()
-        laid = [model.name for model in mine if model.history is not None]
+        shown = visitor.run.history if visitor.run else None
+        laid = [model.name for model in mine if model.history is not None and model.history is not shown]
         new = [model.method for model in mine if model.method not in visitor.listed]
         visitor.listed = {model.method for model in mine}
         chosen = self.choices(models, own)

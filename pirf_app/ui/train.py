@@ -25,6 +25,11 @@ SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
 PRIVATE = {"api_visibility": "private"}
 QUIET = PRIVATE | {"show_progress": "hidden"}
 SHOW_SECONDS = 0.5
+# On a narrow page the run is far below the button.
+INTO_VIEW = """() => {
+    const head = document.querySelector("#train-head");
+    if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
+}"""
 FAILED = "the training failed; the server's log says why"
 
 
@@ -36,7 +41,7 @@ class TrainTab:
         self.recipes = Recipes(lanes)
         with gr.Row(elem_id="train"):
             with gr.Column(scale=1, elem_id="train-controls"):
-                self.controls = TrainControls(visitors.shared, compare.models)
+                self.controls = TrainControls(visitors.shared, compare.models, compare.first_pde)
                 with gr.Row(elem_classes="buttons"):
                     self.start = gr.Button("Start", variant="primary", elem_id="train-start")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="train-stop")
@@ -53,13 +58,14 @@ class TrainTab:
     def build_live(self) -> None:
         self.head = gr.HTML(train_parts.NOTHING, elem_id="train-head")
         self.curves = gr.HTML(elem_id="train-curves", js_on_load=HOVER)
+        self.overlay = gr.Dropdown(
+            [NO_OVERLAY], value=NO_OVERLAY, label="Lay over", elem_id="overlay", filterable=False, visible=False
+        )
         self.verdict = gr.HTML(elem_id="train-verdict")
         with gr.Row(elem_id="train-above", visible=False) as self.above:
+            gr.HTML('<div class="caption"><strong>Before and after</strong> from the same held-out noise</div>')
             choices = [(str(k + 1), k) for k in range(PREVIEW_SAMPLES)]
             self.sample = gr.Radio(choices, value=0, label="Sample on show", elem_id="train-sample", container=False)
-            self.overlay = gr.Dropdown(
-                [NO_OVERLAY], value=NO_OVERLAY, label="Lay over the curves", elem_id="overlay", filterable=False
-            )
         with gr.Column(elem_id="train-stage", elem_classes="stage"):
             self.preview = gr.HTML(elem_classes="live-grid")
             self.figure = gr.Plot(show_label=False, elem_classes="plot-grid", container=False)
@@ -103,6 +109,8 @@ class TrainTab:
         for before in (begun, resumed):
             running = before.then(self.on_run, None, outputs, **QUIET, **TRAIN)
             self.own.after(running)
+            before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
+        self.own.after(begun)
         self.stop.click(self.on_stop, None, self.buttons, queue=False, **QUIET)
         self.reset.click(self.on_reset, None, outputs, queue=False, **QUIET)
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)

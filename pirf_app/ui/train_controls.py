@@ -39,9 +39,9 @@ def count(number: int) -> str:
 class TrainControls:
     """Builds the controls inside an open `gr.Blocks` context. `fields` are those of the recipe, by name."""
 
-    def __init__(self, library: Library, models: dict[str, list[str]]):
+    def __init__(self, library: Library, models: dict[str, list[str]], pde: str):
         self.library = library
-        pde, config = next(iter(models)), PirfConfig()
+        config = PirfConfig()
         with gr.Group():
             titles = [(get_pde(name).title, name) for name in models]
             self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="train-pde", filterable=False)
@@ -52,21 +52,36 @@ class TrainControls:
             titles = [(title, name) for name, title in PRESET_TITLES.items()]
             self.preset = gr.Radio(titles, value=DEFAULT_PRESET, label="Time to spend", elem_id="presets")
             with gr.Row(elem_classes="pair"):
-                self.fields = {"updates": gr.Number(config.updates, label="Updates", precision=0, min_width=80)}
+                self.fields = {
+                    "updates": gr.Number(
+                        config.updates, label="Updates", precision=0, minimum=1, min_width=80, elem_id="train-updates"
+                    )
+                }
                 self.fields["last_steps"] = gr.Number(
-                    config.last_steps, label="K, last steps", precision=0, minimum=1, min_width=80
+                    config.last_steps,
+                    label="K, last steps",
+                    precision=0,
+                    minimum=1,
+                    min_width=80,
+                    elem_id="train-last_steps",
                 )
             self.fields["trainable"] = gr.Dropdown(
-                **self.trainable_choices(pde), label="Trainable layers", filterable=False, elem_id="trainable"
+                **self.trainable_choices(pde), label="Trainable layers", filterable=False, elem_id="train-trainable"
             )
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self.build_advanced(config)
-        self.name = gr.Textbox("", label="Name of the result", placeholder="chosen for you", max_lines=1)
+        self.name = gr.Textbox(
+            "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
+        )
         self.estimate = gr.HTML(elem_id="estimate")
 
     def build_advanced(self, config: PirfConfig) -> None:
         self.fields["pool_steps"] = gr.Textbox(
-            ",".join(map(str, config.pool_steps)), label="Sampler steps", info="of the trajectories", max_lines=1
+            ",".join(map(str, config.pool_steps)),
+            label="Sampler steps",
+            info="of the trajectories",
+            max_lines=1,
+            elem_id="train-pool_steps",
         )
         names = list(NUMBERS)
         for pair in zip(names[::2], names[1::2], strict=True):
@@ -75,7 +90,9 @@ class TrainControls:
                     label, info = NUMBERS[name]
                     value = getattr(config, name)
                     step = 1 if isinstance(value, int) else 0.01
-                    self.fields[name] = gr.Number(value, label=label, info=info, step=step, min_width=80)
+                    self.fields[name] = gr.Number(
+                        value, label=label, info=info, step=step, min_width=80, elem_id=f"train-{name}"
+                    )
         titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
         self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward", filterable=False)
         titles = [(f"lowest {FIGURES.get(name, name)}", name) for name in BEST_BY]

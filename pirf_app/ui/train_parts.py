@@ -6,7 +6,7 @@ from ..comparison import percent
 from ..evaluation import SAME, residual_rms
 from ..methods.finetuning import Estimate
 from ..pdes import get_pde
-from .history import History
+from .history import History, precise
 from .panels import Grid, Shown, log_residual, residual_range, still
 from .parts import as_sentence, grid_width, preview, problem, waiting
 from .training import TrainingRun
@@ -57,14 +57,20 @@ def tiles(history: History, going: bool) -> str:
     speed = history.speed() if going else None
     left = (history.updates - history.done) / speed if speed else None
     last_drift = history.steps[-1].drift if history.done else None
-    at = f"<small>at update {last.update}</small>" if last else ""
+    at = f"<small>checked at {last.update}</small>" if last else "<small>&nbsp;</small>"
     figures = []
     for name, key, write in (
         ("Residual, held-out", "validation_residual", "{:.3g}".format),
-        ("Forward-solve error", "validation_solve_error", percent),
+        ("Forward-solve error", "validation_solve_error", precise),
     ):
         value = getattr(last, key) if last else None
-        under = change(value, getattr(start, key)) if last and last.update else at
+        under = (
+            change(value, getattr(start, key))
+            if last and last.update
+            else "<small>before tuning</small>"
+            if last
+            else ""
+        )
         figures.append(tile(name, "–" if value is None else write(value), under))
     return '<div class="tiles">{}</div>'.format(
         "".join(
@@ -85,7 +91,7 @@ def head(run: TrainingRun, ahead: int = 0) -> str:
     drawing = run.phase == "drawing"
     share = run.drawn[0] / max(1, run.drawn[1]) if drawing else history.done / max(1, history.updates)
     doing = {
-        "drawing": f"drawing trajectories for the pool: {run.drawn[0]} of {run.drawn[1]}",
+        "drawing": f"drawing trajectories for the pool: {run.drawn[0]} of {run.drawn[1]}" if run.drawn[1] else "",
         "stopped": f"after {history.done} updates; Resume goes on from here"
         if history.done
         else "before its first update",
@@ -110,7 +116,7 @@ def verdict(run: TrainingRun) -> str:
     if run.going or len(held) < 2:
         return ""
     start, last, best = held[0], held[-1], run.best
-    errors = [percent(step.validation_solve_error) for step in (start, last)]
+    errors = [precise(step.validation_solve_error) for step in (start, last)]
     text = (
         f"On held-out noise the residual went from {start.validation_residual:.3g} to {last.validation_residual:.3g}, "
         f"the forward-solve error from {errors[0]} to {errors[1]}"

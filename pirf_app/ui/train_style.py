@@ -5,19 +5,36 @@ TRAIN_CSS = """
 #train-controls { min-width: 270px !important; max-width: 300px; gap: 10px; }
 #train-live { min-width: 0 !important; gap: 10px; }
 #train .html-container { padding: 0 !important; }
-#presets { gap: 5px; flex-wrap: nowrap; padding: 10px 12px 4px; border: none; }
-#presets { background: var(--block-background-fill); }
-#presets button { min-width: 0 !important; padding: 4px 0; font-weight: 500; border-radius: 6px !important; }
-#estimate { background: var(--block-background-fill); padding: 2px 12px 10px !important; }
-.estimate { font-size: 0.84rem; line-height: 1.45; color: var(--body-text-color-subdued); }
+#presets .wrap { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 5px; }
+#presets label { justify-content: center; padding: 5px 0; border-radius: 6px; white-space: nowrap; }
+#presets label { border: 1px solid var(--border-color-primary); }
+#presets label span { margin: 0; font-size: 0.8rem; font-weight: 500; }
+#presets label.selected { border-color: var(--primary-600); box-shadow: inset 0 0 0 1px var(--primary-600); }
+#presets input { position: absolute; opacity: 0; width: 1px; height: 1px; }
+#presets label:has(:focus-visible) { outline: 2px solid var(--primary-400); outline-offset: 2px; }
+.pair { gap: 0; flex-wrap: nowrap; } .pair > * { min-width: 0 !important; }
+#advanced { gap: 0; } #advanced .form { border: none; }
+#estimate { background: var(--block-background-fill); padding: 8px 12px 9px !important; }
+#estimate { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
+#estimate:not(:has(div div)) { display: none; } /* nothing to tell yet */
+.estimate { font-size: 0.82rem; line-height: 1.45; color: var(--body-text-color-subdued); }
 .estimate strong { color: var(--body-text-color); font-weight: 600; font-variant-numeric: tabular-nums; }
-#train-buttons, #train-buttons-2, #own-buttons { gap: 8px; flex-wrap: nowrap; }
-#train-buttons button, #train-buttons-2 button, #own-buttons button { min-width: 0 !important; }
-#train-seed { min-width: 0 !important; }
+.buttons { gap: 8px; flex-wrap: nowrap; } .buttons > * { min-width: 0 !important; flex: 1 1 0; }
+#own .html-container { padding: 0 !important; } #own .caption { margin-bottom: 4px; }
+#train-above { align-items: center; gap: 6px 14px; min-height: 34px; }
+#train-above > * { min-width: 0 !important; flex: 0 0 auto; width: auto; }
+#train-above .caption { white-space: nowrap; }
+#train-sample label { padding: 3px 9px; } #train-sample .wrap { gap: 5px; align-items: center; }
+#train-sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
+#overlay { max-width: 340px; }
+#train-stage:not(:has(.preview)):not(:has(.js-plotly-plot)) { display: none; }
+#train-live:has(.run-bar) #train-downloads { max-width: 720px; }
+#command textarea, #command input { font-family: var(--font-mono); font-size: 0.8rem; }
 
 .run-head { display: flex; align-items: center; gap: 6px 10px; flex-wrap: wrap; min-height: 30px; font-size: 0.9rem; }
 .run-head b { font-weight: 600; font-size: 1rem; } .run-head span { color: var(--body-text-color-subdued); }
 .pill { padding: 1px 10px; border-radius: 99px; font-size: 0.78rem; font-weight: 600; white-space: nowrap; }
+.pill { font-style: normal; }
 .run-head .pill { color: var(--body-text-color-subdued); background: var(--border-color-primary); }
 .run-head .pill.going { color: #fff; background: var(--primary-700); }
 .run-head .pill.done { color: var(--primary-800); background: var(--primary-100); }
