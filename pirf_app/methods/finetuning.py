@@ -112,7 +112,8 @@ def _exhaust(events) -> float:
 def measure_speed(base: Checkpoint, config: PirfConfig, method: str = "pirf") -> Speed:
     """Times a few samples of `config`'s work, on states of noise: a second or two for the bundled models."""
     n = min(4, config.chunk, config.batch)
-    run = find_method(method).tuning(base, replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps))))
+    few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
+    run = find_method(method).tuning(base, replace(few, learning_rate=1e-8))  # so that nothing can diverge here
     shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
     sigma = torch.tensor(run.model.handover)
     x = start(run.model.base, initial_noise(n, shape, 0), sigma).x
@@ -171,23 +172,29 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
 
 
 def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig:
-    """The recipe that makes the most of the named time at the measured speed; `overrides` are kept as they are."""
+    """The recipe that makes the most of the named time at the measured speed; `overrides` are kept as they are.
+
+    A third of the time goes to drawing states and the rest to updates: under the symmetries of the equation a few dozen
+    states last for a hundred updates, but they must come from trajectories of the step count that is sampled later."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
     seconds = MARGIN * PRESETS[name]
     slowest = max(2 * speed.evaluation, speed.update, speed.validation)
     chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
-    chosen |= {"30s": {"validation": 8}, "2m": {"validation": 16}, "10m": {"validation": 32}}[name]
-    chosen |= {"batch": 8, "ema": 0.95, "warmup": 10} | continued(base) | overrides
-    config = PirfConfig(**chosen | {"updates": 1, "pool": 64, "validate_every": 1} | overrides)
-    checks = 5
-    fixed = estimate(base, config, speed)
-    drawn = fixed.pool_seconds / (config.pool + config.validation)
-    left = seconds - config.validation * (drawn + (checks + 1) * speed.validation)
-    pool = overrides.get("pool") or min(512, max(8, int(0.4 * left / drawn)))
-    updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (config.batch * speed.update)))
-    every = overrides.get("validate_every") or -(-updates // checks)
-    return replace(config, pool=pool, updates=updates, validate_every=every)
+    chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
+    chosen |= {"learning_rate": {"30s": 4e-4, "2m": 5e-4, "10m": 1e-3}[name]}
+    chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
+    one = estimate(base, PirfConfig(**chosen | {"pool": 64, "validation": 64}), speed)
+    drawn, checks = one.pool_seconds / 128, {"30s": 3, "2m": 6, "10m": 12}[name]
+    held_out = drawn + (checks + 1) * speed.validation  # seconds for one trajectory of the validation
+    validation = overrides.get("validation") or min(32, max(4, int(0.12 * seconds / held_out)))
+    left = seconds - validation * held_out
+    pool = overrides.get("pool") or min(512, max(8, int(0.35 * left / drawn)))
+    updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
+    # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
+    fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}
+    fitted |= {"ema": min(0.99, max(0.8, 1 - 5 / updates))}
+    return PirfConfig(**chosen | fitted | overrides)
 
 
 def continued(base: Checkpoint) -> dict:
