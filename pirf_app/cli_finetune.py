@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .checkpoints import Checkpoint, Library
-from .cli_parts import check_folder, run_with_saves, say, state_beside, whole_numbers
+from .cli_parts import check_folder, check_interval, run_with_saves, say, state_beside, whole_numbers
 from .diffusion.network import SUFFIXES
 from .methods.finetuning import (
     METHODS,
@@ -117,6 +117,7 @@ def finetune(
     resumed run keeps its options. Options given with a preset replace what it would choose."""
     values = {name: value for name, value in locals().items() if name in vars(_DEFAULT) and value is not None}
     entry, beside = find_method(method), state_beside(out)
+    check_interval(save_every)
     if state not in STATES:
         raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
     if pool_steps is not None:
@@ -126,13 +127,13 @@ def finetune(
         run = entry.tuning.load(begin, beside, workers)
     else:
         run = entry.tuning(begin, recipe(entry, begin, preset, values), workers)
-    if workers.main:
-        say(command_line(run.config, begin, out, method, None if base == "base" else base))
     writers = []
     if workers.main and log:
         writers.append(EventLog(check_folder(log), run.events))
     if workers.main and track:
         writers.append(Tracker(out.stem, asdict(run.config), resume))
+    if workers.main:
+        say(command_line(run.config, begin, out, method, base))
     try:
         for event in run_with_saves(run, beside, save_every):
             if workers.main:

@@ -46,6 +46,11 @@ def state_beside(out: Path) -> Path:
     return out.with_suffix(".state")
 
 
+def check_interval(seconds: float) -> None:
+    if not seconds > 0:
+        raise InputError(f"the seconds between saves must be above 0, not {seconds}")
+
+
 def split(option: str, values: str, all_values: list[str]) -> list[str]:
     """The parts of a list such as "darcy,poisson"; "all" stands for `all_values`. Raises InputError if it is empty."""
     found = all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
@@ -73,8 +78,7 @@ def run_with_saves(run: Pretraining | Tuning, state: Path, interval: float) -> I
     """The events of `run.run()`; its state is saved every `interval` seconds and at the end, by one process of a team.
 
     What was saved the caller has dealt with: a log that it writes is never behind the state."""
-    if not interval > 0:
-        raise InputError(f"the seconds between saves must be above 0, not {interval}")
+    check_interval(interval)
     saved = time.monotonic()
     try:
         for event in run.run():

@@ -75,7 +75,7 @@ class PirfTuning(Tuning):
         schedules = [self._schedule(steps) for steps in c.pool_steps]
         for done, grown in draw(found, self.model.base, noise, schedules, c.last_steps, c.chunk, self.workers):
             if grown:
-                self.settled = self.events
+                self.settled = self.events + 1
             yield PoolStep(before + done, c.validation + c.pool, 0.0)
 
     def finish(self, state: State, steps: int, expert: denoiser.Denoiser | None = None) -> Tensor:
