@@ -6,7 +6,7 @@ standard output carries results only.
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +14,12 @@ import numpy as np
 import typer
 
 from .checkpoints import Library
+from .cli_finetune import finetune
 from .cli_models import models
 from .cli_parts import (
     check_count,
     check_folder,
     check_memory,
-    report_progress,
     run_with_saves,
     say,
     split,
@@ -33,21 +33,20 @@ from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import SOLVERS, check_steps
 from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
-from .methods.pirf import PirfTuning
-from .methods.pirf_config import PRESETS, DivergedError, PirfConfig
-from .methods.rewards import NORMS
+from .parallel import team
 from .pdes import InputError, get_pde, pde_names
 from .report import format_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(models, name="models")
+app.command()(finetune)
 app.command()(table)
 app.command()(reference)
 
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
 Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]
 Out = Annotated[Path, typer.Option(help="file to write")]
-_PRETRAIN, _PIRF, _NETWORK = PretrainConfig(), PirfConfig(), NetworkConfig()
+_PRETRAIN, _NETWORK = PretrainConfig(), NetworkConfig()
 
 
 @app.command()
@@ -102,7 +101,7 @@ def evaluate_command(
     check_count(n)
     if json_path:
         check_folder(json_path)
-    library, names = Library(), split("pde", pde, pde_names())
+    library, names, workers = Library(), split("pde", pde, pde_names()), team()
     chosen = []
     for name in names:
         known = library.methods(name, get_pde(name).default_resolution)
@@ -112,20 +111,22 @@ def evaluate_command(
     for name in names:
         members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
-            checkpoint.denoiser.autocast = bfloat16
+            checkpoint.denoiser.to(workers.device).autocast = bfloat16
         levels[name] = floors(name, members[0].info.resolution, n)
         for count in counts:
-            found = evaluate(members, count, n, seed)
+            found = evaluate(members, count, n, seed, workers)
             for row in found:
                 row["flags"] = flags(row, found[0], levels[name])
-                say(format_table([row]).splitlines()[-1])
+                if workers.main:
+                    say(format_table([row]).splitlines()[-1])
             rows += found
             rows.sort(key=lambda row: (order[row["pde"], row["method"]], row["steps"]))
-            if json_path:  # after every step count: what was measured is kept if the rest is cut off
+            if workers.main and json_path:  # after every step count: what was measured is kept if the rest is cut off
                 conditions = environment() | {"seed": seed, "bfloat16": bfloat16}
                 report = {"rows": rows, "floors": levels, "environment": conditions}
                 json_path.write_text(json.dumps(report, indent=1) + "\n")
-    print(format_table(rows, levels))
+    if workers.main:
+        print(format_table(rows, levels))
 
 
 @app.command()
@@ -174,11 +175,11 @@ def pretrain(
 ) -> None:
     """Train a base checkpoint on fresh solver data. The state for --resume is kept beside OUT, with the suffix .state;
     a resumed run keeps its options, but --samples may set a new length, and the recommended sampler may change."""
-    problem, state = get_pde(pde), state_beside(out)
+    problem, state, workers = get_pde(pde), state_beside(out), team()
     chosen = {"samples": samples, "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "solver": solver}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     if resume and state.exists():
-        run = Pretraining.load(problem, state)
+        run = Pretraining.load(problem, state, workers)
         run.config = replace(run.config, **chosen)
     else:
         c = len(problem.channels)
@@ -190,68 +191,16 @@ def pretrain(
         network = NetworkConfig(resolution, seen, c, channels, widths, blocks, patch=patch, hints=hints)
         padding = tuple("circular" if around else "zeros" for around in problem.periodic)
         network = replace(network, padding=padding, row_waves=problem.row_waves)
-        run = Pretraining(problem, network, PretrainConfig(**chosen))
+        run = Pretraining(problem, network, PretrainConfig(**chosen), workers)
     losses = []
     for step in run_with_saves(run, state, save_every):
         losses.append(step.loss)
-        if step.update % 50 == 0:
+        if workers.main and step.update % 50 == 0:
             mean = sum(losses) / len(losses)
             say(f"{step.samples} samples  loss {mean:.4f}  rate {step.learning_rate:.1e}  {step.seconds:.0f} s")
             losses = []
-    print(f"wrote {out}, SHA-256 {run.export(out)}")
-
-
-@app.command()
-def finetune(
-    pde: Pde = "darcy",
-    method: Annotated[str, typer.Option(help="pirf")] = "pirf",
-    base: Annotated[str, typer.Option(help="method or file of the checkpoint to start from")] = "base",
-    out: Out = Path("my.safetensors"),
-    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}: updates and pool for that time")] = None,
-    updates: int = _PIRF.updates,
-    pool: Annotated[int, typer.Option(help="trajectories to draw")] = _PIRF.pool,
-    pool_steps: Annotated[str, typer.Option(help="sampler steps of those trajectories")] = "10",
-    last_steps: Annotated[
-        int, typer.Option("--last-steps", "-k", help="steps to back-propagate through")
-    ] = _PIRF.last_steps,
-    trainable: Annotated[str, typer.Option(help="last, highres, decoder or all")] = _PIRF.trainable,
-    batch: int = _PIRF.batch,
-    learning_rate: float = _PIRF.learning_rate,
-    norm: Annotated[str, typer.Option(help=", ".join(NORMS))] = _PIRF.norm,
-    error_weight: float = _PIRF.error_weight,
-    anchor: float = _PIRF.anchor,
-    drift: float = _PIRF.drift,
-    seed: Seed = 0,
-    log: Annotated[Path | None, typer.Option(help="write every event as a JSON line")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
-    save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 120.0,
-) -> None:
-    """Tune a base checkpoint with the physics reward. The state for --resume is kept in OUT.state."""
-    if method != "pirf":
-        raise InputError(f"unknown fine-tuning method {method!r}: choose pirf")
-    state = state_beside(out)
-    start = Library().resolve(pde, base)
-    if resume and state.exists():
-        run = PirfTuning.load(start, state)
-    else:
-        chosen = {"updates": updates, "pool": pool, "batch": batch, "last_steps": last_steps, "trainable": trainable}
-        chosen |= {"pool_steps": tuple(whole_numbers("pool-steps", pool_steps)), "learning_rate": learning_rate}
-        chosen |= {"norm": norm, "error_weight": error_weight, "anchor": anchor, "drift": drift, "seed": seed}
-        if preset is not None and preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-        run = PirfTuning(start, PirfConfig(**chosen | PRESETS.get(preset, {})))
-    file = open(check_folder(log), "a" if resume else "w") if log else None  # noqa: SIM115 - closed below
-    try:
-        for event in run_with_saves(run, state, save_every):
-            if file:
-                print(json.dumps({"event": type(event).__name__} | asdict(event)), file=file, flush=True)
-            report_progress(event)
-    except DivergedError as error:
-        say(f"{error}; the last finite weights are kept")
-    finally:
-        if file:
-            file.close()
-    print(f"wrote {out}, SHA-256 {run.export(out)}")
+    if workers.main:
+        print(f"wrote {out}, SHA-256 {run.export(out)}")
 
 
 @app.command(name="first-view")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from .checkpoints import Checkpoint
 from .diffusion.pretraining import Pretraining
-from .methods.pirf import PirfTuning
-from .methods.pirf_config import PoolStep
+from .methods.tuning import Tuning
 from .pdes import InputError
 
 MAX_SAMPLES, MAX_NUMBERS = 100_000, 2**28
@@ -47,6 +46,11 @@ def state_beside(out: Path) -> Path:
     return out.with_suffix(".state")
 
 
+def check_interval(seconds: float) -> None:
+    if not seconds > 0:
+        raise InputError(f"the seconds between saves must be above 0, not {seconds}")
+
+
 def split(option: str, values: str, all_values: list[str]) -> list[str]:
     """The parts of a list such as "darcy,poisson"; "all" stands for `all_values`. Raises InputError if it is empty."""
     found = all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
@@ -70,26 +74,18 @@ def with_solver(checkpoint: Checkpoint, solver: str | None) -> Checkpoint:
     return replace(checkpoint, info=replace(checkpoint.info, sampler=schedule.to_dict()))
 
 
-def run_with_saves(run: Pretraining | PirfTuning, state: Path, interval: float) -> Iterator:
-    """The events of `run.run()`; its state is saved every `interval` seconds and at the end."""
-    if not interval > 0:
-        raise InputError(f"the seconds between saves must be above 0, not {interval}")
+def run_with_saves(run: Pretraining | Tuning, state: Path, interval: float) -> Iterator:
+    """The events of `run.run()`; its state is saved every `interval` seconds and at the end, by one process of a team.
+
+    What was saved the caller has dealt with: a log that it writes is never behind the state."""
+    check_interval(interval)
     saved = time.monotonic()
     try:
         for event in run.run():
-            if time.monotonic() - saved >= interval:
+            yield event
+            if run.workers.main and time.monotonic() - saved >= interval:
                 run.save(state)
                 saved = time.monotonic()
-            yield event
     finally:
-        run.save(state)
-
-
-def report_progress(event) -> None:
-    if isinstance(event, PoolStep):
-        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
-    elif event.validation_residual is not None:
-        say(
-            f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
-            f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"
-        )
+        if run.workers.main:
+            run.save(state)

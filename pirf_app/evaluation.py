@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .checkpoints import Checkpoint
 from .diffusion.sampler import initial_noise, together
+from .parallel import ALONE, Team
 from .pdes import PDE, get_pde
 from .pdes.stencils import rms
 from .statistics import (
@@ -90,20 +91,22 @@ def places(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
 
 @torch.no_grad()
 def draw_together(
-    checkpoints: list[Checkpoint], steps: int, n: int, seed: int, batch: int = 32
+    checkpoints: list[Checkpoint], steps: int, n: int, seed: int, batch: int = 32, workers: Team = ALONE
 ) -> tuple[list[Tensor], int]:
     """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one.
 
-    The checkpoints must agree on the PDE, the resolution and the sampler; what they have in common is computed once."""
+    The checkpoints must agree on the PDE, the resolution and the sampler; what they have in common is computed once.
+    The processes of a team draw a share each, and all get all samples."""
     info = checkpoints[0].info
     pde, schedule = get_pde(info.pde), info.schedule.with_steps(steps)
     noise = initial_noise(n, (len(pde.channels), info.resolution, info.resolution), seed)
-    parts, nfe = [], 0
-    for part in noise.split(batch):
-        *_, ends = together([c.denoiser for c in checkpoints], part, schedule)
-        parts.append([pde.denormalise(end.x) for end in ends])
-        nfe = ends[0].nfe
-    return [torch.cat(fields) for fields in zip(*parts, strict=True)], nfe
+    denoisers, parts = [c.denoiser for c in checkpoints], []
+    for part in workers.share(noise).split(batch):
+        if len(part):
+            *_, ends = together(denoisers, part.to(workers.device), schedule)
+            parts.append([pde.denormalise(end.x).cpu() for end in ends])
+    fields = [torch.cat(drawn) for drawn in zip(*workers.gather(parts), strict=True)]
+    return fields, schedule.evaluations(steps)
 
 
 def draw_fields(checkpoint: Checkpoint, steps: int, n: int, seed: int, batch: int = 32) -> tuple[Tensor, int]:
@@ -112,13 +115,13 @@ def draw_fields(checkpoint: Checkpoint, steps: int, n: int, seed: int, batch: in
     return fields, nfe
 
 
-def evaluate(checkpoints: list[Checkpoint], steps: int, n: int, seed: int) -> list[dict]:
+def evaluate(checkpoints: list[Checkpoint], steps: int, n: int, seed: int, workers: Team = ALONE) -> list[dict]:
     """One report row for each of the checkpoints of a PDE: sample, then measure. `seconds` is what the samples of all
     that share a sampler took together."""
     rows: dict[int, dict] = {}
     for members in places((c.info.pde, c.info.resolution, c.info.schedule) for c in checkpoints).values():
         start = time.perf_counter()
-        drawn, nfe = draw_together([checkpoints[i] for i in members], steps, n, seed)
+        drawn, nfe = draw_together([checkpoints[i] for i in members], steps, n, seed, workers=workers)
         seconds = time.perf_counter() - start
         for i, fields in zip(members, drawn, strict=True):
             info = checkpoints[i].info

@@ -8,7 +8,7 @@ import pytest
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
 
-from pirf_app import cli, cli_models, statistics
+from pirf_app import cli, cli_finetune, cli_models, statistics
 from pirf_app.checkpoints import BUNDLED, Library, save_checkpoint
 from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
@@ -86,7 +86,7 @@ def small_models(folder, tmp_path, monkeypatch):
     """The command line on `tiny_folder` in place of the bundled checkpoints, writing to `tmp_path`."""
     for name in pde_names():
         monkeypatch.setattr(get_pde(name), "default_resolution", 16, raising=False)
-    for module in (cli, cli_models):
+    for module in (cli, cli_finetune, cli_models):
         monkeypatch.setattr(module, "Library", lambda: Library(folder))
     monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 64)
     statistics.reference.cache_clear()
@@ -117,6 +117,23 @@ def server(library, first_view):
 
     demo = build(library, first_view)
     _, url, _ = launch(demo, server_port=free_port(), prevent_thread_lock=True, quiet=True)
+    yield url.rstrip("/")
+    demo.close(verbose=False)
+
+
+LANES = {}  # of the servers that run, by address
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tiny_library, tmp_path_factory):
+    """The address of a running app with `tiny_library`."""
+    from pirf_app.ui.lane import Lanes
+    from pirf_app.ui.page import build, launch
+
+    lanes = Lanes()
+    demo = build(tiny_library, tmp_path_factory.mktemp("nothing") / "missing.npz", lanes)
+    _, url, _ = launch(demo, server_port=free_port(), prevent_thread_lock=True, quiet=True)
+    LANES[url.rstrip("/")] = lanes
     yield url.rstrip("/")
     demo.close(verbose=False)
 

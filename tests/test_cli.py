@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -201,10 +202,64 @@ def test_finetune_and_log(folder, capsys):
     assert "my.safetensors" in capsys.readouterr().out
     with open("events.jsonl") as file:
         events = [json.loads(line) for line in file]
-    assert [e["update"] for e in events if e["event"] == "PirfStep"] == [1, 2, 3, 4]
+    assert [e["update"] for e in events if e["event"] == "PirfStep"] == [0, 1, 2, 3, 4]
     assert run("sample", "--pde", "poisson", "--method", "./my.safetensors", "--n", 1, "--steps", 5) == 0
     assert Library(folder).load_file("my.safetensors").info.method == "pirf"
     assert run(*TUNE, "--out", "my.safetensors", "--resume") == 0
+
+
+def test_a_preset_is_refused_or_kept_within_its_time(folder, capsys):
+    few = ["--updates", 3, "--pool", 6]
+    assert run("finetune", "--pde", "poisson", "--preset", "30s", *few, "--out", "my.safetensors") == 0
+    error = capsys.readouterr().err
+    assert " s at this machine's speed" in error
+    command = next(line for line in error.splitlines() if line.startswith("python -m pirf_app finetune"))
+    recipe = Library(folder).load_file("my.safetensors").info.recipe
+    assert (recipe["updates"], recipe["config"]["pool"]) == (3, 6)
+    again = shlex.split(command)[3:]
+    assert run(*again[:-1], "again.safetensors") == 0
+    first, second = (Library(folder).load_file(f"{name}.safetensors").denoiser.expert for name in ("my", "again"))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_finetune_goes_on_from_a_file(folder):
+    assert run(*TUNE, "--out", "my.safetensors", "--state", "best") == 0
+    assert run(*TUNE, "--from", "./my.safetensors", "--out", "more.safetensors") == 0
+    mine, more = (Library(folder).load_file(f"{name}.safetensors") for name in ("my", "more"))
+    assert more.info.recipe["began_with"] == mine.sha256
+    assert more.info.parent == mine.info.parent
+
+
+def test_a_diverged_run_is_logged_and_writes_what_was_finite(folder, capsys):
+    wild = ["--learning-rate", 1e20, "--warmup", 1, "--clip", 1e30]
+    assert run(*TUNE, *wild, "--out", "my.safetensors", "--log", "events.jsonl") in (0, 2)
+    with open("events.jsonl") as file:
+        events = [json.loads(line, parse_constant=pytest.fail) for line in file]
+    assert events[-1]["event"] == "Diverged"
+    assert "lower learning rate" in events[-1]["message"]
+
+
+TRACKIO = """
+calls = []
+init = lambda **options: calls.append(options)
+log = lambda figures, step: calls.append((step, figures))
+finish = lambda: calls.append("finished")
+"""
+
+
+def test_tracking_passes_the_figures_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "trackio.py").write_text(TRACKIO)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    assert run(*TUNE, "--out", "my.safetensors", "--track") == 0
+    first, *steps, end = sys.modules.pop("trackio").calls
+    assert (first["name"], first["config"]["updates"], end) == ("my", 4, "finished")
+    assert [step for step, _ in steps] == [0, 1, 2, 3, 4]
+    assert "validation_residual" in steps[0][1]
+    assert all(isinstance(value, float) for _, figures in steps for value in figures.values())
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    capsys.readouterr()
+    assert "pip install trackio" in refused(capsys, *TUNE, "--out", "my.safetensors", "--track")
 
 
 def test_finetune_is_reproducible(folder):

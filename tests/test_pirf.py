@@ -54,7 +54,7 @@ def shape_of(name: str) -> tuple[int, int, int]:
 
 
 def updates_of(run: PirfTuning) -> list[PirfStep]:
-    return [event for event in run.run() if isinstance(event, PirfStep)]
+    return [event for event in run.run() if isinstance(event, PirfStep) and event.update]
 
 
 def weights_of(run: PirfTuning) -> list[torch.Tensor]:
@@ -83,8 +83,8 @@ def test_events(name):
     assert pool + steps == events
     assert pool
     assert all(0 <= e.done <= e.total for e in pool)
-    assert [e.update for e in steps] == list(range(1, 5))
-    assert [e.update for e in steps if e.validation_residual is not None] == [2, 4]
+    assert [e.update for e in steps] == list(range(5))
+    assert [e.update for e in steps if e.validation_residual is not None] == [0, 2, 4]
     assert all(torch.tensor([e.loss, e.residual_rms, e.anchor, e.drift]).isfinite().all() for e in steps)
     seconds = [e.seconds for e in steps]
     assert seconds == sorted(seconds)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointInfo, save_checkpoint
+from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError
 from ..pdes.base import check_number, check_seed, check_whole
 from ..pdes.random_fields import TRAINING_DATA, TRAINING_NOISE, derived_seed
@@ -91,7 +92,7 @@ class Pretraining:
     No more modes are kept than the grid has, and one where there is no prior. Raises InputError for a network or a
     prior that does not fit."""
 
-    def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, device: str = "cpu"):
+    def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, workers: Team = ALONE):
         network.check()
         channels = len(pde.channels)
         config = replace(config, prior_box=min(config.prior_box, network.resolution))
@@ -101,15 +102,16 @@ class Pretraining:
         fits = (network.in_channels, network.out_channels) == (seen, channels)
         if not fits or network.hints not in (0, pde.hint_channels):
             raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
-        self.pde, self.config, self.device = pde, config, device
+        self.pde, self.config, self.workers, self.device = pde, config, workers, workers.device
         torch.manual_seed(config.seed)
-        self.model = Denoiser(network, prior, pde.hints).to(device)
-        self.model.autocast = native_bfloat16(device)
+        self.model = Denoiser(network, prior, pde.hints).to(self.device)
+        self.model.autocast = native_bfloat16(self.device)
         self.ema = deepcopy(self.model)
         self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))
         self.update = 0
         self.seconds = 0.0
         self.pool: Tensor | None = None
+        self.ahead: dict[int, Tensor] = {}
 
     def fit_prior(self) -> None:
         c = self.config
@@ -126,8 +128,17 @@ class Pretraining:
         """Normalised fields for the next update: fresh ones, or from the pool under a symmetry each."""
         c = self.config
         if self.pool is None:
-            return training_data(self.pde, c.batch, self.model.config.resolution, c.seed, self.update)
+            return self.fresh()
         return self.turned(self.pool[torch.randint(len(self.pool), (c.batch,), generator=draw)], draw)
+
+    def fresh(self) -> Tensor:
+        """The next update's solver data. The processes of a team make those of the next few updates together."""
+        c = self.config
+        if self.update not in self.ahead:
+            number = self.update + self.workers.rank
+            mine = training_data(self.pde, c.batch, self.model.config.resolution, c.seed, number)
+            self.ahead = dict(enumerate(self.workers.gather([mine]), self.update))
+        return self.ahead.pop(self.update)
 
     def turned(self, fields: Tensor, draw: torch.Generator) -> Tensor:
         """`fields`, each under a random symmetry of the PDE."""
@@ -158,9 +169,14 @@ class Pretraining:
             rate = self.learning_rate()
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss = self.model.loss(clean, noise, sigma)
+            mine = self.workers.share(torch.arange(c.batch, device=self.device))
             self.optimiser.zero_grad()
-            loss.backward()
+            loss = torch.zeros(1, device=self.device)
+            if len(mine):
+                share = len(mine) / c.batch * self.model.loss(clean[mine], noise[mine], sigma[mine])
+                share.backward()
+                loss += share.detach()
+            self.workers.add(list(self.model.network.parameters()), loss)
             torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), 1.0)
             self.optimiser.step()
             self.update += 1
@@ -186,7 +202,7 @@ class Pretraining:
         save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
-    def load(cls, pde: PDE, path: Path, device: str = "cpu") -> "Pretraining":
+    def load(cls, pde: PDE, path: Path, workers: Team = ALONE) -> "Pretraining":
         """The run that `save` wrote. Raises InputError if the file is damaged or another PDE's."""
         tensors, optimiser, meta = load_run(path)
         if "network" not in meta:
@@ -194,7 +210,7 @@ class Pretraining:
         if meta["pde"] != pde.name:
             raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
         try:
-            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), device)
+            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers)
             for prefix, model in (("model.", run.model), ("ema.", run.ema)):
                 model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         except (TypeError, RuntimeError):

@@ -11,102 +11,74 @@ gradient reaches only the solution channels, else the model learns to shrink the
 """
 
 import math
-import time
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
+from ..checkpoints import Checkpoint
 from ..diffusion import denoiser
-from ..diffusion.run_state import load_run, save_run
-from ..diffusion.sampler import Schedule, State, advance, initial_noise, trajectory
-from ..diffusion.tuned import TunedDenoiser
-from ..evaluation import residual_rms
-from ..pdes import PDE, get_pde
+from ..diffusion.sampler import Schedule, State, advance, initial_noise
+from ..evaluation import flags, residual_rms
+from ..parallel import ALONE, Team
 from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
-from .pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
+from ..pdes.stencils import rms
+from .handover import Handovers, draw
+from .pirf_config import PirfConfig, PirfStep, PoolStep, Working
 from .rewards import ResidualReward
+from .tuning import Event, Tuning
+
+FIGURE = {"validation_residual": "residual_rms", "validation_solve_error": "solve_error_median"}
 
 
-@dataclass
-class _States:
-    """Handover states by step count: x, what the solver remembers of the step before (None: nothing), and, of the
-    frozen model, the sample that ends the same trajectory."""
+class PirfTuning(Tuning):
+    """A PIRF run: a pool of handover states, the reward, and updates of the expert on batches of the pool."""
 
-    x: dict[int, Tensor]
-    memory: dict[int, Tensor | None]
-    sample: dict[int, Tensor]
+    method, config_class = "pirf", PirfConfig
 
-
-class PirfTuning:
-    """State of a run on a base checkpoint. Iterate `run()`; `save`/`load` resume it; `result` is the tuned model."""
-
-    def __init__(self, base: Checkpoint, config: PirfConfig):
-        self.base, self.config = base, config
-        self.pde: PDE = get_pde(base.info.pde)
-        levels = [self._schedule(steps).sigmas()[-1 - config.last_steps].item() for steps in config.pool_steps]
-        self.model = TunedDenoiser(deepcopy(base.denoiser), max(levels))
-        self.model.autocast = denoiser.native_bfloat16() or base.denoiser.autocast
-        self.model.base.requires_grad_(False)
-        # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
-        self.model.expert.to(memory_format=torch.contiguous_format)
-        self.parameters = self.model.expert.network.freeze(config.trainable)
-        self.start = [p.detach().clone() for p in self.parameters]
-        self.average = [p.detach().clone() for p in self.parameters]
-        self.optimiser = torch.optim.Adam(self.parameters, config.learning_rate, betas=(0.9, 0.99))
-        self.pool: _States | None = None
-        self.validation: _States | None = None
+    def __init__(self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE):
+        sigmas = [base.info.schedule.with_steps(steps).sigmas() for steps in config.pool_steps]
+        super().__init__(base, config, max(levels[-1 - config.last_steps].item() for levels in sigmas), workers)
         self.reward: ResidualReward | None = None
-        self.update = 0
-        self.seconds = 0.0
 
     def _schedule(self, steps: int) -> Schedule:
         return self.base.info.schedule.with_steps(steps)
 
-    def run(self) -> Iterator[PoolStep | PirfStep]:
-        """Draws the pool, then yields after every update. Raises DivergedError where the loss stops being finite."""
+    def _events(self) -> Iterator[Event]:
         c = self.config
-        if self.pool is None:
-            self.validation = yield from self._draw(c.validation, derived_seed(c.seed, VALIDATION_NOISE))
-            self.pool = yield from self._draw(c.pool, derived_seed(c.seed, POOL_NOISE))
+        if not self.events:
+            yield PoolStep(0, c.validation + c.pool, 0.0)
+        yield from self._draw(self.validation, c.validation, VALIDATION_NOISE, 0)
+        yield from self._draw(self.pool, c.pool, POOL_NOISE, c.validation)
+        self.calibrate()
+        if "start" not in self.checks:
+            loss, anchor = yield from self.validate()
+            check = self.checks["start"] = self.checks["last"]
+            measured = (loss, check["residual_rms"], anchor, 0.0, 0.0, 0.0)
+            yield PirfStep(0, c.updates, *measured, check["residual_rms"], check["solve_error_median"])
+        while self.unreported or self.update < c.updates:
+            if not self.unreported:
+                yield from self.one_update()
+            yield from self._report()
+
+    def calibrate(self) -> None:
+        """The units of reward and anchor, from the pool."""
         before = torch.cat(list(self.pool.sample.values()))
         self.input_scale = self._input_scale()
-        self.reward = ResidualReward.calibrated(self.pde, self.pde.denormalise(before), c.norm, c.error_weight)
-        while self.update < c.updates:
-            yield self._update()
+        fields, c = self.pde.denormalise(before), self.config
+        self.reward = ResidualReward.calibrated(self.pde, fields, c.norm, c.error_weight)
 
-    @torch.no_grad()
-    def _draw(self, n: int, seed: int) -> Iterator[PoolStep]:
-        """Handover states of `n` trajectories of the frozen model, shared out over the pool's step counts."""
-        c, began, done = self.config, time.perf_counter(), 0
-        shape = (len(self.pde.channels), self.base.info.resolution, self.base.info.resolution)
-        noise = initial_noise(n, shape, seed)
-        states = _States({}, {}, {})
-        for i, steps in enumerate(c.pool_steps):
-            drawn, ends = [], []
-            for part in noise[i :: len(c.pool_steps)].split(16):
-                for step in trajectory(self.model.base, part, self._schedule(steps)):
-                    if step.step == steps - c.last_steps:
-                        drawn.append(step.state)
-                    yield PoolStep(done, n, self._clock(began))
-                ends.append(step.x)
-                done += len(part)
-            memory = None
-            if c.last_steps > 1 and drawn[0].memory is not None:
-                memory = torch.cat([state.memory for state in drawn])
-            states.x[steps] = torch.cat([state.x for state in drawn])
-            states.memory[steps], states.sample[steps] = memory, torch.cat(ends)
-        self.seconds = self._clock(began)
-        return states
+    def _draw(self, found: Handovers, n: int, purpose: int, before: int) -> Iterator[PoolStep]:
+        """Fills `found` with handover states of `n` trajectories, shared out over the pool's step counts."""
+        c, size = self.config, self.base.info.resolution
+        noise = initial_noise(n, (len(self.pde.channels), size, size), derived_seed(c.seed, purpose))
+        schedules = [self._schedule(steps) for steps in c.pool_steps]
+        for done, grown in draw(found, self.model.base, noise, schedules, c.last_steps, c.chunk, self.workers):
+            if grown:
+                self.settled = self.events + 1
+            yield PoolStep(before + done, c.validation + c.pool, 0.0)
 
-    def _clock(self, began: float) -> float:
-        return self.seconds + time.perf_counter() - began
-
-    def finish(self, state: State, steps: int) -> Tensor:
+    def finish(self, state: State, steps: int, expert: denoiser.Denoiser | None = None) -> Tensor:
         """The expert's last K steps from handover states of a trajectory of `steps` steps; differentiable.
 
         The frozen part of the network builds no graph, so with K above 1 the gradient that reaches an earlier step
@@ -114,148 +86,124 @@ class PirfTuning:
         schedule = self._schedule(steps)
         levels = schedule.sigmas().to(state.x)
         for i in range(steps - self.config.last_steps, steps):
-            state, _ = advance(self.model.expert, state, schedule, levels, i)
+            state, _ = advance(expert or self.model.expert, state, schedule, levels, i)
         return state.x
 
     def _loss(self, state: State, before: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        sample, kept = (self.pde.denormalise(x) for x in (self.finish(state, steps), before))
+        return self._terms(self.finish(state, steps), before)
+
+    def _terms(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the samples that tuning makes and those of before: the reward's loss, the change of the inputs, and the
+        fields `[n, c, N, N]` that the reward saw."""
+        sample, kept = (self.pde.denormalise(x) for x in (ends, before))
         mixed = self.pde.hold_inputs(sample, kept)
         moved = self.pde.inputs(sample) - self.pde.inputs(kept)
-        anchor = (moved / self.input_scale).square().mean()
-        return self.reward.loss(mixed), anchor, mixed
+        return self.reward.loss(mixed), (moved / self.input_scale).square().mean(), mixed
 
     def _input_scale(self) -> Tensor:
         """The linear estimate's RMS error in the solver's inputs at the handover, in physical units."""
         c, resolution = len(self.pde.channels), self.base.info.resolution
         white = torch.randn(16, c, resolution, resolution, generator=torch.Generator().manual_seed(0))
-        error = self.model.base.prior.scale(white, torch.full((16,), self.model.handover))
+        white = white.to(self.workers.device)
+        error = self.model.base.prior.scale(white, torch.full((16,), self.model.handover).to(white))
         parts = (self.pde.inputs(self.pde.denormalise(x)) for x in (error, torch.zeros_like(error)))
         return (next(parts) - next(parts)).square().mean().sqrt()
-
-    def _diverged(self) -> DivergedError:
-        return DivergedError(f"tuning diverged at update {self.update + 1}: try a lower learning rate")
 
     def learning_rate(self) -> float:
         c = self.config
         ramp = min(1.0, (self.update + 1) / c.warmup)
         return c.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * self.update / c.updates))
 
-    def _update(self) -> PirfStep:
-        c, began = self.config, time.perf_counter()
-        draw = torch.Generator().manual_seed(derived_seed(c.seed, BATCHES, self.update))
+    def one_update(self) -> Iterator[Working]:
+        c, number = self.config, self.update + 1
+        chance = torch.Generator().manual_seed(derived_seed(c.seed, BATCHES, self.update))
         steps = c.pool_steps[self.update % len(c.pool_steps)]
-        rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=draw)
-        k = int(torch.randint(self.pde.symmetries, (1,), generator=draw))
-        take = lambda states: None if states[steps] is None else self.pde.transform(states[steps][rows], k)  # noqa: E731
-        state, before = State(take(self.pool.x), take(self.pool.memory)), take(self.pool.sample)
-        reward_loss, anchor, fields = self._loss(state, before, steps)
+        rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=chance)
+        k = int(torch.randint(self.pde.symmetries, (1,), generator=chance))
+        turn = lambda x: None if x is None else self.pde.transform(x, k)  # noqa: E731
+        self.optimiser.zero_grad()
+        terms, done = torch.zeros(3, device=self.workers.device), 0
+        for part in self.workers.share(rows).split(c.chunk):
+            if done:
+                yield Working(number, done * self.workers.size, c.batch, 0.0)
+            state, weight = self.pool.state(steps, part), len(part) / c.batch
+            if not weight:
+                continue
+            reward_loss, anchor, fields = self._loss(
+                State(turn(state.x), turn(state.memory)), turn(self.pool.sample[steps][part]), steps
+            )
+            (weight * (reward_loss + c.anchor * anchor)).backward()
+            square = residual_rms(self.pde, fields.detach()).square().mean()
+            terms += weight * torch.stack([reward_loss.detach(), anchor.detach(), square])
+            done += len(part)
+        self.workers.add(self.parameters, terms)
+        reward_loss, anchor, square = terms.tolist()
         change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
         change = change / sum(p.numel() for p in self.parameters)
-        loss = reward_loss + c.anchor * anchor + c.drift * change
-        if not loss.isfinite():
-            raise self._diverged()
+        (c.drift * change).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
+        if not math.isfinite(reward_loss + c.anchor * anchor + c.drift * change.item() + norm.item()):
+            raise self._diverged(number)
         rate = self.learning_rate()
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad()
-        loss.backward()
-        if not torch.nn.utils.clip_grad_norm_(self.parameters, c.clip).isfinite():
-            raise self._diverged()
-        self.optimiser.step()
-        self.update += 1
-        with torch.no_grad():
-            keep = min(c.ema, 1 - 1 / (1 + self.update))
-            for averaged, current in zip(self.average, self.parameters, strict=True):
-                averaged.lerp_(current, 1 - keep)
-        check = self.validate() if self.update % c.validate_every == 0 or self.update == c.updates else (None, None)
-        self.seconds = self._clock(began)
-        batch_rms = residual_rms(self.pde, fields.detach()).square().mean().sqrt().item()
-        measured = (reward_loss.item(), batch_rms, anchor.item(), change.sqrt().item())
-        return PirfStep(self.update, c.updates, *measured, rate, self.seconds, *check)
+        self._step(rate)
+        self.unreported = (reward_loss, math.sqrt(square), anchor, math.sqrt(change.item()), rate)
+        self.settled = self.events
+
+    def _report(self) -> Iterator[Working | PirfStep]:
+        """Validates where it is time to, and ends the update with its event."""
+        c, check = self.config, {}
+        if self.update % c.validate_every == 0 or self.update == c.updates:
+            yield from self.validate()
+            check, figure = self.checks["last"], FIGURE[c.best_by]
+            if self.best is None or check[figure] < self.checks["best"][figure]:
+                self.best, self.checks["best"] = [p.clone() for p in self.average], check
+        measured, self.unreported = self.unreported, None
+        figures = (check.get("residual_rms"), check.get("solve_error_median"), check.get("warning"))
+        yield PirfStep(self.update, c.updates, *measured, 0.0, *figures)
 
     @torch.no_grad()
-    def validate(self) -> tuple[float, float]:
-        """RMS residual and median forward-solve error of the averaged weights on held-out noise."""
-        tuned = self.result()
-        current, self.model = self.model, tuned
-        try:
-            states = self.validation
-            ends = [self.finish(State(x, states.memory[steps]), steps) for steps, x in states.x.items()]
-        finally:
-            self.model = current
-        fields = self.pde.denormalise(torch.cat(ends))
-        errors = self.pde.solve_error(fields)
-        return residual_rms(self.pde, fields).square().mean().sqrt().item(), errors.median().item()
+    def validate(self) -> Iterator[Working]:
+        """Measures the averaged weights on held-out noise: `checks["last"]`, a row as `flags` takes it. Returns the
+        mean loss and change of the inputs."""
+        c, expert, done, found = self.config, self._expert(self.average), 0, []
+        expert.autocast = False  # else what a machine computes fast decides which state is the best
+        for steps, x in self.validation.x.items():
+            for rows in self.workers.share(torch.arange(len(x))).split(c.chunk):
+                if done:
+                    yield Working(self.update, done * self.workers.size, c.validation, 0.0)
+                if len(rows) == 0:
+                    continue
+                ends = self.finish(self.validation.state(steps, rows), steps, expert)
+                found.append(self._measured(ends, self.validation.sample[steps][rows]))
+                done += len(rows)
+        found = torch.cat(self.workers.gather([part.cpu() for part in found]))
+        loss, anchor, residual, second, error = found.unbind(1)
+        row = {"update": self.update, "residual_rms": residual.square().mean().sqrt().item()}
+        row |= {"second_residual_rms": second.square().mean().sqrt().item()}
+        row |= {"solve_error_median": error.quantile(0.5).item()}
+        if not all(map(math.isfinite, row.values())):
+            raise self._diverged(self.update)
+        found = flags(row, self.checks.get("start", row), {"residual_rms": 0.0})
+        self.checks["last"] = row | {"warning": "; ".join(found) or None}
+        return loss.mean().item(), anchor.mean().item()
+
+    def _measured(self, ends: Tensor, before: Tensor) -> Tensor:
+        """`[n, 5]` for `validate`: loss and change of the inputs (means over the n), residual, residual by the other
+        stencil, forward-solve error; not a number where a field is not finite, which no solver should be given."""
+        fields = self.pde.denormalise(ends)
+        if not fields.isfinite().all():
+            return torch.full((len(ends), 5), math.nan, device=ends.device)
+        loss, anchor, _ = self._terms(ends, before)
+        second = rms(self.pde.interior(self.pde.second_residual(fields)))
+        columns = (residual_rms(self.pde, fields), second, self.pde.solve_error(fields))
+        return torch.stack([loss.expand(len(ends)), anchor.expand(len(ends)), *columns], 1)
 
     @torch.no_grad()
-    def result(self) -> TunedDenoiser:
-        """The tuned model with the averaged weights; its own copy of the tuned part."""
-        tuned = TunedDenoiser(self.base.denoiser, self.model.handover)
-        expert = deepcopy(self.model.expert).eval()
-        for parameter, averaged in zip((p for p in expert.parameters() if p.requires_grad), self.average, strict=True):
-            parameter.copy_(averaged)
-        tuned.expert = expert.requires_grad_(False)
-        tuned.expert.autocast = self.base.denoiser.autocast
-        return tuned
-
-    def info(self, figures: dict | None = None) -> CheckpointInfo:
-        """Metadata of the tuned checkpoint."""
-        parent = self.base.info
-        recipe = {"config": asdict(self.config), "updates": self.update, "seconds": round(self.seconds)}
-        return CheckpointInfo(
-            pde=parent.pde,
-            resolution=parent.resolution,
-            method="pirf",
-            network=parent.network,
-            normalisation=parent.normalisation,
-            sampler=parent.sampler,
-            prior=parent.prior,
-            parent=self.base.sha256,
-            handover=self.model.handover,
-            recipe=recipe,
-            figures=figures or {},
-        )
-
-    def export(self, path: Path, figures: dict | None = None) -> str:
-        """Writes the tuned checkpoint and returns its SHA-256."""
-        return save_checkpoint(path, self.result(), self.info(figures))
-
-    def save(self, path: Path) -> None:
-        """Everything that `load` needs, pool included, replaced atomically."""
-        tensors = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
-        tensors |= {f"average.{i}": p for i, p in enumerate(self.average)}
-        for part, states in (("pool", self.pool), ("validation", self.validation)):
-            if states is not None:
-                for steps in states.x:
-                    tensors |= {f"{part}.x.{steps}": states.x[steps], f"{part}.sample.{steps}": states.sample[steps]}
-                    if states.memory[steps] is not None:
-                        tensors[f"{part}.memory.{steps}"] = states.memory[steps]
-        meta = {
-            "config": asdict(self.config),
-            "parent": self.base.sha256,
-            "update": self.update,
-            "seconds": self.seconds,
-        }
-        save_run(path, tensors, self.optimiser, meta)
-
-    @classmethod
-    def load(cls, base: Checkpoint, path: Path) -> "PirfTuning":
-        """The run that `save` wrote. Raises ValueError if it continues another base checkpoint."""
-        tensors, optimiser, meta = load_run(path)
-        if meta["parent"] != base.sha256:
-            raise ValueError(f"{path} is a run on another base checkpoint")
-        config = meta["config"] | {"pool_steps": tuple(meta["config"]["pool_steps"])}
-        run = cls(base, PirfConfig(**config))
-        with torch.no_grad():
-            for i, (parameter, averaged) in enumerate(zip(run.parameters, run.average, strict=True)):
-                parameter.copy_(tensors[f"parameter.{i}"])
-                averaged.copy_(tensors[f"average.{i}"])
-        for part in ("pool", "validation"):
-            counts = [int(key.split(".")[-1]) for key in tensors if key.startswith(f"{part}.x.")]
-            if len(counts) == len(run.config.pool_steps):
-                x = {n: tensors[f"{part}.x.{n}"] for n in run.config.pool_steps}
-                memory = {n: tensors.get(f"{part}.memory.{n}") for n in x}
-                setattr(run, part, _States(x, memory, {n: tensors[f"{part}.sample.{n}"] for n in x}))
-        run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
-        run.update, run.seconds = meta["update"], meta["seconds"]
-        return run
+    def preview(self, n: int = 4) -> tuple[Tensor, Tensor] | None:
+        """Fields `[k, c, N, N]` (physical units, on the CPU) of the first k <= n held-out trajectories, by the base
+        model and with the averaged weights; None before they are drawn."""
+        if not len(self.validation):
+            return None
+        steps, rows = next(iter(self.validation.x)), slice(0, n)
+        after = self.finish(self.validation.state(steps, rows), steps, self._expert(self.average))
+        return tuple(self.pde.denormalise(x).cpu() for x in (self.validation.sample[steps][rows], after))

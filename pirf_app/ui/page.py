@@ -7,13 +7,18 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from ..checkpoints import BUNDLED, Library
+from ..checkpoints import BUNDLED, MAX_BYTES, Library
 from ..exports import FIRST_VIEW
 from . import parts, thumbnails
 from .api import add_api
+from .api_finetune import add_finetune
 from .compare import SHOW_LINK, CompareTab
+from .lane import Lanes
 from .models import problems
+from .own import Visitors
 from .theme import CSS, theme
+from .train import TRAIN, TrainTab
+from .train_style import TRAIN_CSS
 
 PAPER = "https://arxiv.org/abs/2509.20570"
 HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
@@ -32,22 +37,33 @@ def usable_cores() -> int:
     return cores
 
 
-def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.Blocks:
+def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: Lanes | None = None) -> gr.Blocks:
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one."""
     library = library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED))
+    visitors, lanes = Visitors(library), lanes or Lanes()
+
+    def away(request: gr.Request):
+        visitors.away(request.session_hash)
+
     torch.set_num_threads(usable_cores())
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
         gr.HTML(HEADING, elem_id="heading")
         found = problems(library)
         gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
-        with gr.Tabs(), gr.Tab("Compare", id="compare"):
-            tab = CompareTab(library, first_view)
+        with gr.Tabs():
+            with gr.Tab("Compare", id="compare"):
+                tab = CompareTab(visitors, lanes, first_view)
+            with gr.Tab("Train", id="train", render_children=True) as train_tab:
+                training = TrainTab(visitors, lanes, tab)
+                training.open(train_tab)
         opened = demo.load(
             tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
         )
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, api_visibility="private")
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, show_progress="hidden", api_visibility="private")
-        add_api(library)
+        add_api(visitors, lanes)
+        add_finetune(visitors, lanes, training.recipes, TRAIN)
+        demo.unload(away)
     return demo.queue(max_size=64)
 
 
@@ -55,7 +71,8 @@ def launch(demo: gr.Blocks, **options):
     """`demo.launch` with everything that belongs to this page."""
     return demo.launch(
         theme=theme(),
-        css=CSS + thumbnails.css(),
+        css=CSS + TRAIN_CSS + thumbnails.css(),
+        max_file_size=MAX_BYTES,
         ssr_mode=False,
         footer_links=["api", "settings"],
         run_history=False,

@@ -59,6 +59,12 @@ def preview(grid: Grid) -> str:
     return f'<div class="preview" style="{tracks}; {gaps}">{"".join(cells)}</div>'
 
 
+def waiting(ahead: int, what: str = "the sampler") -> str:
+    """Where one stands in the line: `ahead` others are served first."""
+    others = "one other is" if ahead == 1 else f"{ahead} others are"
+    return WAITING.replace("the sampler …", f"{what}: {others} ahead of you")
+
+
 def progress(event: Preview, methods: int, seconds: float) -> str:
     done = event.step / event.steps
     each = " per method" if methods > 1 else ""
@@ -77,10 +83,15 @@ def describe(settings: Settings) -> str:
     return " · ".join(parts)
 
 
-def caption(comparison: Comparison, precomputed: bool) -> str:
-    columns = len(grids(shown_sample(comparison, 0))[0].columns)
+def grid_width(grid: Grid, stage: str) -> str:
+    """A style that keeps the stage of that id wide enough for the grid, which then scrolls on a narrow page."""
+    columns = len(grid.columns)
     narrowest = LEFT + RIGHT + columns * (NARROWEST * panel_size(columns) + GAP)
-    width = f"<style>#stage {{ --grid-width: {narrowest:.0f}px }}</style>"
+    return f"<style>#{stage} {{ --grid-width: {narrowest:.0f}px }}</style>"
+
+
+def caption(comparison: Comparison, precomputed: bool) -> str:
+    width = grid_width(grids(shown_sample(comparison, 0))[0], "stage")
     tag = '<span class="tag">Precomputed</span>' if precomputed else ""
     tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
     return f'{width}<div class="caption">{tag}<strong>{escape(describe(comparison.settings))}</strong>{tail}</div>'

@@ -108,18 +108,18 @@ CSS = """
 #what .wrap::before { content: "Show"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
 
 /* While a preview is there it takes the place of the figure, which stays mounted underneath. */
-#stage { position: relative; gap: 0; padding: 10px 8px 6px; overflow-x: auto; overflow-y: hidden; display: block; }
-#stage, .figures { contain: inline-size; } /* as wide as the page, whatever is inside */
-#stage { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
-#stage { background: var(--block-background-fill); }
-#stage > * { min-width: var(--grid-width, 900px) !important; }
-#stage .block { border: none !important; background: none; padding: 0 !important; overflow: visible !important; }
-#preview:not(:has(.preview)) { display: none; }
-#stage:has(.preview) #grid { visibility: hidden; position: absolute; }
-#stage:has(.preview) #grid { inset: 10px 8px 6px; overflow: hidden !important; }
-#grid .js-plotly-plot text { fill: var(--body-text-color) !important; }
-#grid .js-plotly-plot .hoverlayer text { fill: #fff !important; }
-#grid .modebar-group { background: color-mix(in srgb, var(--block-background-fill) 85%, transparent) !important; }
+.stage { position: relative; gap: 0; padding: 10px 8px 6px; overflow-x: auto; overflow-y: hidden; display: block; }
+.stage, .figures { contain: inline-size; } /* as wide as the page, whatever is inside */
+.stage { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
+.stage { background: var(--block-background-fill); }
+.stage > * { min-width: var(--grid-width, 900px) !important; }
+.stage .block { border: none !important; background: none; padding: 0 !important; overflow: visible !important; }
+.live-grid:not(:has(.preview)) { display: none; }
+.stage:has(.preview) .plot-grid { visibility: hidden; position: absolute; }
+.stage:has(.preview) .plot-grid { inset: 10px 8px 6px; overflow: hidden !important; }
+.plot-grid .js-plotly-plot text { fill: var(--body-text-color) !important; }
+.plot-grid .js-plotly-plot .hoverlayer text { fill: #fff !important; }
+.plot-grid .modebar-group { background: color-mix(in srgb, var(--block-background-fill) 85%, transparent) !important; }
 .preview { display: grid; color: var(--body-text-color); }
 .preview .corner { grid-row: 1; grid-column: 1; }
 .preview .title { grid-row: 1; text-align: center; font-size: 13px; margin-bottom: -30px; line-height: 24px; }
@@ -148,6 +148,6 @@ CSS = """
   #compare, #pde { width: calc(100% + 36px); margin: 0 -18px; }
   #compare { flex-direction: column; align-items: stretch; }
   #controls { max-width: none; min-width: 0 !important; }
-  #stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
+  .stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
 }
 """

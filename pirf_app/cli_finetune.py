@@ -1,0 +1,189 @@
+"""`python -m pirf_app finetune`: the events of a fine-tuning run on standard error, as JSON lines, and to a tracker."""
+
+import json
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .checkpoints import Checkpoint, Library
+from .cli_parts import check_folder, check_interval, run_with_saves, say, state_beside, whole_numbers
+from .diffusion.network import SUFFIXES
+from .methods.finetuning import (
+    METHODS,
+    PRESETS,
+    Method,
+    command_line,
+    continued,
+    estimate,
+    find_method,
+    measure_speed,
+)
+from .methods.finetuning import preset as preset_config
+from .methods.pirf_config import BEST_BY, DivergedError, PirfConfig, PirfStep, PoolStep
+from .methods.rewards import NORMS
+from .methods.tuning import STATES, Event
+from .parallel import team
+from .pdes import InputError, pde_names
+
+_DEFAULT = PirfConfig()
+
+
+def option(name: str, text: str) -> Any:
+    """A setting of the recipe: without it, what the preset chooses, else the default."""
+    default = getattr(_DEFAULT, name)
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return typer.Option(help=f"{text} (default: {shown})".strip())
+
+
+class EventLog:
+    """Events as JSON lines in a file. A resumed run keeps the first `kept` lines: it repeats what came after."""
+
+    def __init__(self, path: Path, kept: int):
+        lines = check_folder(path).read_text().splitlines(keepends=True)[:kept] if kept and path.exists() else []
+        self.file = open(path, "w")  # noqa: SIM115 - closed by `close`
+        self.file.writelines(lines)
+        self.file.flush()
+
+    def write(self, name: str, values: dict) -> None:
+        """One line; what is not finite, and JSON has no word for, is null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        print(json.dumps({"event": name} | clean, allow_nan=False), file=self.file, flush=True)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Tracker:
+    """The figures of every update to a local Trackio project, by update. Raises InputError where that is missing."""
+
+    def __init__(self, name: str, config: dict, resume: bool):
+        try:
+            import trackio
+        except ImportError:
+            raise InputError("--track needs trackio: pip install trackio, or leave the option out") from None
+        self.trackio = trackio
+        trackio.init(project="pirf", name=name, config=config, resume="allow" if resume else "never")
+
+    def write(self, event: PirfStep) -> None:
+        figures = {k: v for k, v in asdict(event).items() if isinstance(v, float) and math.isfinite(v)}
+        self.trackio.log(figures, step=event.update)
+
+    def close(self) -> None:
+        self.trackio.finish()
+
+
+def finetune(
+    pde: Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")] = "darcy",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "pirf",
+    base: Annotated[
+        str, typer.Option("--from", "--base", help="method or file of the checkpoint to start from")
+    ] = "base",
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("my.safetensors"),
+    preset: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PRESETS)}: what fits that time at this machine's speed")
+    ] = None,
+    updates: Annotated[int | None, option("updates", "updates, over which the learning rate decays")] = None,
+    pool: Annotated[int | None, option("pool", "trajectories to draw")] = None,
+    pool_steps: Annotated[str | None, option("pool_steps", "sampler steps of those trajectories")] = None,
+    last_steps: Annotated[
+        int | None,
+        typer.Option("--last-steps", "-k", help=f"steps to back-propagate through (default: {_DEFAULT.last_steps})"),
+    ] = None,
+    trainable: Annotated[str | None, option("trainable", ", ".join(SUFFIXES))] = None,
+    batch: Annotated[int | None, option("batch", "samples an update")] = None,
+    learning_rate: Annotated[float | None, option("learning_rate", "")] = None,
+    warmup: Annotated[int | None, option("warmup", "updates until the learning rate is reached")] = None,
+    norm: Annotated[str | None, option("norm", ", ".join(NORMS))] = None,
+    error_weight: Annotated[float | None, option("error_weight", "weight of the reward's second norm")] = None,
+    anchor: Annotated[float | None, option("anchor", "weight that holds the solver's inputs")] = None,
+    drift: Annotated[float | None, option("drift", "weight that holds the network's weights")] = None,
+    clip: Annotated[float | None, option("clip", "largest norm of the gradient")] = None,
+    ema: Annotated[float | None, option("ema", "what the weight average keeps at an update")] = None,
+    validate_every: Annotated[int | None, option("validate_every", "updates between validations")] = None,
+    validation: Annotated[int | None, option("validation", "held-out trajectories")] = None,
+    best_by: Annotated[str | None, option("best_by", f"what the best state is best at: {', '.join(BEST_BY)}")] = None,
+    chunk: Annotated[int | None, option("chunk", "samples worked on at once")] = None,
+    seed: Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")] = 0,
+    state: Annotated[str, typer.Option(help=f"which state to write: {', '.join(STATES)}")] = "last",
+    log: Annotated[Path | None, typer.Option(help="write every event as a JSON line")] = None,
+    track: Annotated[bool, typer.Option("--track", help="log the figures with Trackio, if it is installed")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
+    save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 60.0,
+) -> None:
+    """Tune a checkpoint with a physics objective. The state for --resume is kept beside OUT, with the suffix .state; a
+    resumed run keeps its options. Options given with a preset replace what it would choose."""
+    values = {name: value for name, value in locals().items() if name in vars(_DEFAULT) and value is not None}
+    entry, beside = find_method(method), state_beside(out)
+    check_interval(save_every)
+    if state not in STATES:
+        raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
+    if pool_steps is not None:
+        values["pool_steps"] = tuple(whole_numbers("pool-steps", pool_steps))
+    begin, workers = Library().resolve(pde, base), team()
+    if resume and beside.exists():
+        run = entry.tuning.load(begin, beside, workers)
+    else:
+        run = entry.tuning(begin, recipe(entry, begin, preset, values), workers)
+    writers = []
+    if workers.main and log:
+        writers.append(EventLog(check_folder(log), run.events))
+    if workers.main and track:
+        writers.append(Tracker(out.stem, asdict(run.config), resume))
+    if workers.main:
+        say(command_line(run.config, begin, out, method, base))
+    try:
+        for event in run_with_saves(run, beside, save_every):
+            if workers.main:
+                record(writers, event)
+    except DivergedError as error:
+        for writer in writers:
+            if isinstance(writer, EventLog):
+                writer.write("Diverged", {"update": run.update, "message": str(error)})
+        if workers.main:
+            say(f"{error}; the last finite weights are kept")
+    finally:
+        for writer in writers:
+            writer.close()
+    if workers.main:
+        print(f"wrote {out}, SHA-256 {run.export(out, which=state)}")
+
+
+def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -> PirfConfig:
+    """The recipe for a new run, the same in every process of a team. Raises InputError."""
+    unknown = sorted(set(values) - {f.name for f in fields(entry.config)})
+    if unknown:
+        raise InputError(f"{entry.title} has no setting {unknown[0].replace('_', '-')!r}")
+    values = continued(begin) | values
+    config = entry.config(**values)
+    if preset is None:
+        return config
+    speed = measure_speed(begin, config).shared(team().size)
+    config = preset_config(preset, begin, speed, **values)
+    (config, *_) = team().gather([config])
+    if team().main:
+        say(f"about {estimate(begin, config, speed).seconds:.0f} s at this machine's speed")
+    return config
+
+
+def record(writers: list, event: Event) -> None:
+    """Passes `event` on to those who asked for it."""
+    for writer in writers:
+        if isinstance(writer, EventLog):
+            writer.write(type(event).__name__, asdict(event))
+        elif isinstance(event, PirfStep):
+            writer.write(event)
+    report_progress(event)
+
+
+def report_progress(event: Event) -> None:
+    if isinstance(event, PoolStep):
+        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
+    elif isinstance(event, PirfStep) and event.validation_residual is not None:
+        say(
+            f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
+            f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"
+            + (f"  ({event.warning})" if event.warning else "")
+        )

@@ -1,0 +1,218 @@
+"""Which fine-tuning methods there are, what a run will take, and recipes that fit a given time on this machine."""
+
+import shlex
+import time
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import nn
+
+from ..checkpoints import BUNDLED, Checkpoint, Library
+from ..diffusion.network import SUFFIXES, UNet
+from ..diffusion.sampler import initial_noise, start
+from ..pdes import InputError
+from ..pdes.base import shown
+from .handover import Handovers
+from .pirf import PirfTuning
+from .pirf_config import PirfConfig
+from .tuning import Tuning
+
+
+@dataclass(frozen=True)
+class Method:
+    """A fine-tuning method: how it is named and described, its recipe, and its run."""
+
+    title: str
+    description: str
+    config: type
+    tuning: type[Tuning]
+
+
+METHODS = {
+    "pirf": Method(
+        "PIRF", "The physics residual of the final sample as a reward (Yuan et al.).", PirfConfig, PirfTuning
+    )
+}
+PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
+MARGIN = 0.8  # of a preset's time that is planned for: machines are shared, and their speed varies
+PAUSE = 0.6  # the longest that a run should work, in seconds, between two events
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`. Raises InputError, naming those there are."""
+    if name not in METHODS:
+        raise InputError(f"unknown fine-tuning method {shown(name)}: choose {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds a sample on this machine: one network evaluation, one update, one validation; and bytes a sample of the
+    graph that an update keeps for its backward pass. For the recipe's trainable layers and last steps only."""
+
+    evaluation: float
+    update: float
+    validation: float
+    graph_bytes: float
+
+    def shared(self, processes: int) -> "Speed":
+        """The speed of so many processes together."""
+        return Speed(
+            self.evaluation / processes, self.update / processes, self.validation / processes, self.graph_bytes
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take: seconds in all, of them for drawing states, for updates and for validations; bytes of
+    memory beside the checkpoint; trainable parameters."""
+
+    seconds: float
+    pool_seconds: float
+    update_seconds: float
+    validation_seconds: float
+    peak_bytes: int
+    trainable_parameters: int
+
+
+def trainable_parameters(base: Checkpoint) -> dict[str, int]:
+    """How many parameters each suffix of the network has."""
+    with torch.device("meta"):
+        network = UNet(_network(base).config)
+    return {name: sum(p.numel() for p in network.freeze(name)) for name in SUFFIXES}
+
+
+def _network(base: Checkpoint) -> UNet:
+    return getattr(base.denoiser, "base", base.denoiser).network
+
+
+class _GraphBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Adds up the memory of what a graph keeps, the weights apart."""
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self.total = 0
+        super().__init__(self._pack, lambda x: x)
+
+    def _pack(self, x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return x
+
+
+def _exhaust(events) -> float:
+    began = time.perf_counter()
+    for _ in events:
+        pass
+    return time.perf_counter() - began
+
+
+def measure_speed(base: Checkpoint, config: PirfConfig, method: str = "pirf") -> Speed:
+    """Times a few samples of `config`'s work, on states of noise: a second or two for the bundled models."""
+    n = min(4, config.chunk, config.batch)
+    few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
+    run = find_method(method).tuning(base, replace(few, learning_rate=1e-8))  # so that nothing can diverge here
+    shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
+    sigma = torch.tensor(run.model.handover)
+    x = start(run.model.base, initial_noise(n, shape, 0), sigma).x
+    with torch.no_grad():
+        sample = run.model.base(x, sigma)
+        began = time.perf_counter()
+        run.model.base(x, sigma)
+        evaluation = time.perf_counter() - began
+    for states in (run.pool, run.validation):
+        for steps in config.pool_steps if states is run.pool else config.pool_steps[:1]:
+            states.add(steps, x=x, sample=sample, memory=torch.zeros_like(x) if config.last_steps > 1 else None)
+    run.calibrate()
+    graph = _GraphBytes([*run.model.parameters()])
+    with graph:
+        _exhaust(run.one_update())
+    update = _exhaust(run.one_update())
+    validation = _exhaust(run.validate())
+    return Speed(evaluation / n, update / n, validation / n, graph.total / n)
+
+
+def validations(config: PirfConfig) -> int:
+    """How often a run validates: at the start, every so many updates, and at the end."""
+    return 1 + -(-config.updates // config.validate_every)
+
+
+def estimate(base: Checkpoint, config: PirfConfig, speed: Speed) -> Estimate:
+    """What a run of `config` takes at the measured speed."""
+    schedule = base.info.schedule
+    evaluations = sum(schedule.with_steps(n).evaluations(n) for n in config.pool_steps) / len(config.pool_steps)
+    pool = (config.pool + config.validation) * evaluations * speed.evaluation
+    update = config.updates * config.batch * speed.update
+    validation = validations(config) * config.validation * speed.validation
+    trainable = trainable_parameters(base)[config.trainable]
+    model = sum(x.nbytes for x in getattr(base.denoiser, "base", base.denoiser).state_dict().values())
+    field = len(base.info.normalisation["mean"]) * base.info.resolution**2 * 4
+    kept = len(vars(Handovers())) if config.last_steps > 1 else 2
+    states = (config.pool + config.validation) * field * (kept + 1)
+    # Frozen, tuned and validated network; gradient, Adam's two moments, the start, the average and the best, and the
+    # two copies that a diverging update is taken back with.
+    peak = 3 * model + 8 * 4 * trainable + states + speed.graph_bytes * min(config.chunk, config.batch)
+    return Estimate(pool + update + validation, pool, update, validation, round(peak), trainable)
+
+
+def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_limit: float | None = None) -> None:
+    """Raises InputError where a run would take more seconds, or more bytes, than it may."""
+    if seconds_limit is not None and estimate.seconds > seconds_limit:
+        raise InputError(
+            f"this run would take about {estimate.seconds:.0f} s here, and {seconds_limit:.0f} s are allowed: choose "
+            "fewer updates, a smaller pool or fewer trainable layers"
+        )
+    if memory_limit is not None and estimate.peak_bytes > memory_limit:
+        raise InputError(
+            f"this run would take about {estimate.peak_bytes / 2**20:.0f} MB of memory, and "
+            f"{memory_limit / 2**20:.0f} MB are allowed: choose a smaller pool or fewer trainable layers"
+        )
+
+
+def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig:
+    """The recipe that makes the most of the named time at the measured speed; `overrides` are kept as they are.
+
+    A third of the time goes to drawing states and the rest to updates: under the symmetries of the equation a few dozen
+    states last for a hundred updates, but they must come from trajectories of the step count that is sampled later."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
+    seconds = MARGIN * PRESETS[name]
+    slowest = max(2 * speed.evaluation, speed.update, speed.validation)
+    chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
+    chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
+    chosen |= {"learning_rate": {"30s": 4e-4, "2m": 5e-4, "10m": 1e-3}[name]}
+    chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
+    one = estimate(base, PirfConfig(**chosen | {"pool": 64, "validation": 64}), speed)
+    drawn, checks = one.pool_seconds / 128, {"30s": 3, "2m": 6, "10m": 12}[name]
+    held_out = drawn + (checks + 1) * speed.validation  # seconds for one trajectory of the validation
+    validation = overrides.get("validation") or min(32, max(4, int(0.12 * seconds / held_out)))
+    left = seconds - validation * held_out
+    pool = overrides.get("pool") or min(512, max(8, int(0.35 * left / drawn)))
+    updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
+    # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
+    fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}
+    fitted |= {"ema": min(0.99, max(0.8, 1 - 5 / updates))}
+    return PirfConfig(**chosen | fitted | overrides)
+
+
+def continued(base: Checkpoint) -> dict:
+    """Of the recipe that a tuned checkpoint came from, what a run that goes on from it must keep."""
+    found = base.info.recipe.get("config", {}) if base.info.parent else {}
+    values = {name: found[name] for name in ("last_steps", "pool_steps") if name in found}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def command_line(config: PirfConfig, base: Checkpoint, out: str, method: str = "pirf", begin: str | None = None) -> str:
+    """The command that repeats a run elsewhere. `begin` is the file of a checkpoint that is not bundled."""
+    entries = {entry["sha256"]: entry["method"] for entry in Library(BUNDLED).manifest()}
+    begin = begin or entries.get(base.sha256) or f"{base.info.title}.safetensors"
+    words = ["python", "-m", "pirf_app", "finetune", "--pde", base.info.pde, "--method", method]
+    words += [] if begin == "base" else ["--from", begin]
+    for known in fields(config):
+        value = getattr(config, known.name)
+        if value != known.default or known.name == "seed":
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += ["--" + known.name.replace("_", "-"), text]
+    return shlex.join([*words, "--out", str(out)])

@@ -1,0 +1,94 @@
+"""The visitor's own models: a list to download, remove and upload; and wherever else they can be chosen."""
+
+import gradio as gr
+
+from ..pdes import get_pde
+from ..pdes.base import InputError
+from . import parts
+from .compare import CompareTab
+from .lane import Lanes
+from .own import OwnModels, Visitors
+from .start import begin_choices
+
+SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+NO_OVERLAY = "(none)"
+
+
+class OwnPanel:
+    """Builds the panel inside an open `gr.Blocks` context."""
+
+    def __init__(self, visitors: Visitors, lanes: Lanes):
+        self.visitors, self.lanes = visitors, lanes
+        with gr.Accordion("Your models", open=True, elem_id="own"):
+            self.told = gr.HTML(elem_id="own-told")
+            self.model = gr.Dropdown([], label="Model", elem_id="own-model", filterable=False, visible=False)
+            with gr.Row(elem_classes="buttons", visible=False) as self.row:
+                self.take = gr.DownloadButton("Download", size="sm", elem_id="own-download")
+                self.remove = gr.Button("Remove", size="sm", elem_id="own-remove")
+            self.upload = gr.UploadButton(
+                "Upload .safetensors", file_types=[".safetensors"], size="sm", elem_id="own-upload"
+            )
+
+    def connect(self, pde: gr.Dropdown, begin: gr.Dropdown, overlay: gr.Dropdown, compare: CompareTab) -> None:
+        """`begin` offers models of `pde` to start from, `overlay` those that have curves."""
+        self.begin, self.overlay, self.compare = begin, overlay, compare
+        self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods]
+        self.lists = [self.model, self.row, self.take, overlay, begin, compare.methods]
+        self.after(self.upload.upload(self.on_upload, self.upload, [self.told, self.model], **QUIET, **SETUP))
+        self.after(self.remove.click(self.on_remove, self.model, [self.told, self.model], queue=False, **QUIET))
+        self.model.input(self.on_model, self.model, self.take, queue=False, **QUIET)
+
+    def after(self, event) -> None:
+        """Has the lists made anew when `event` is over."""
+        event.then(self.on_list, self.known, self.lists, queue=False, **QUIET)
+
+    @staticmethod
+    def choices(models: OwnModels, chosen: str | None = None) -> dict:
+        names = [model.name for model in models.mine()]
+        return {"choices": names, "value": chosen if chosen in names else names[-1] if names else None}
+
+    def on_upload(self, file: str, request: gr.Request):
+        models = self.visitors.of(request.session_hash).models
+        try:
+            model = self.lanes.do(lambda: models.add(file))
+        except InputError as error:
+            return {self.told: parts.problem(error)}
+        where = f"{get_pde(model.info.pde).title} at {model.info.resolution}x{model.info.resolution}"
+        text = f'<div class="caption">{model.name}: {where}, checked and ready in the Compare tab.</div>'
+        return {self.told: text, self.model: gr.update(**self.choices(models, model.name))}
+
+    def on_remove(self, name: str, request: gr.Request):
+        models = self.visitors.of(request.session_hash).models
+        try:
+            models.remove(name)
+        except InputError as error:
+            return {self.told: parts.problem(error)}
+        return {self.told: "", self.model: gr.update(**self.choices(models))}
+
+    def on_model(self, name: str, request: gr.Request):
+        try:
+            return str(self.visitors.of(request.session_hash).models.own(name).path)
+        except InputError:
+            return None
+
+    def on_list(self, own: str, overlay: str, pde: str, begin: str, compared: str, methods: list, request: gr.Request):
+        """Names the visitor's models wherever they can be chosen; what is new is chosen in the Compare tab."""
+        visitor = self.visitors.of(request.session_hash)
+        models = visitor.models
+        mine = models.mine()
+        shown = visitor.run.history if visitor.run else None
+        laid = [model.name for model in mine if model.history is not None and model.history is not shown]
+        new = [model.method for model in mine if model.method not in visitor.listed]
+        visitor.listed = {model.method for model in mine}
+        chosen = self.choices(models, own)
+        path = str(models.own(chosen["value"]).path) if mine else None
+        visitor.overlay = overlay if overlay in laid else NO_OVERLAY
+        return {
+            self.model: gr.update(**chosen, visible=bool(mine)),
+            self.row: gr.update(visible=bool(mine)),
+            self.take: gr.update(value=path),
+            self.overlay: gr.update(choices=[NO_OVERLAY, *laid], value=visitor.overlay, visible=bool(laid)),
+            self.begin: gr.update(**begin_choices(models, pde, begin)),
+            self.compare.methods: gr.update(**self.compare.method_choices(compared, [*methods, *new], models)),
+        }

@@ -1,0 +1,93 @@
+"""From the controls of the Train tab to a recipe, and what a run of it takes on this machine."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import Checkpoint
+from ..comparison import whole_number
+from ..methods.finetuning import Estimate, Speed, check_fits, estimate, find_method, measure_speed, preset
+from ..pdes.base import MAX_SEED, InputError, shown
+from .lane import Lanes
+
+LIMIT_SECONDS = 3600.0
+MEMORY_SHARE = 0.5  # of what is free now
+PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
+KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "learning_rate", "drift", "anchor", "norm", "error_weight")
+KEPT_BY_PRESETS += ("best_by", "seed")
+SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
+WHOLE = ("updates", "last_steps", "pool", "batch", "warmup", "validate_every", "validation")
+
+
+def free_memory() -> float:
+    """Bytes that may still be taken: of the machine, and of a container's limit."""
+    found = [float("inf")]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found)
+
+
+def whole_list(name: str, value: object) -> tuple[int, ...]:
+    """Whole numbers from text such as "10" or "5,10,20", or from one number or several. Raises InputError."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        return tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be whole numbers separated by commas, not {shown(value)}") from None
+
+
+def config_of(method: str, values: Mapping[str, Any]) -> Any:
+    """The recipe that `values` ask for; a method takes those that it knows, and None stands for its default.
+
+    Raises InputError."""
+    cls = find_method(method).config
+    known = {f.name for f in fields(cls)}
+    chosen = {name: value for name, value in values.items() if name in known and value is not None and value != ""}
+    for name in WHOLE:
+        if name in chosen:
+            chosen[name] = whole_number(name, chosen[name], 1, 10**6)
+    if "seed" in chosen:
+        chosen["seed"] = whole_number("seed", chosen["seed"], 0, MAX_SEED, text=True)
+    if "pool_steps" in chosen:
+        chosen["pool_steps"] = whole_list("pool_steps", chosen["pool_steps"])
+    return cls(**chosen)
+
+
+class Recipes:
+    """Measures this machine once for every model and depth of training, in a turn of the lane."""
+
+    def __init__(self, lanes: Lanes):
+        self.lanes = lanes
+        self._speeds: dict[tuple, Speed] = {}
+
+    def speed(self, base: Checkpoint, method: str, config: Any) -> Speed:
+        key = (base.sha256, method, config.trainable, config.last_steps)
+        if key not in self._speeds:
+            self._speeds[key] = self.lanes.do(lambda: measure_speed(base, config, method))
+        return self._speeds[key]
+
+    def preset(self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any]) -> Any:
+        """The recipe that fits the time which `name` stands for, with what presets leave alone as in `values`."""
+        kept = config_of(method, {k: values.get(k) for k in self.kept(base)})
+        kept = {k: getattr(kept, k) for k in self.kept(base) if hasattr(kept, k)}
+        first = preset(name, base, Speed(1, 1, 1, 0), **kept)
+        return preset(name, base, self.speed(base, method, first), **kept)
+
+    @staticmethod
+    def kept(base: Checkpoint) -> Iterable[str]:
+        return [k for k in KEPT_BY_PRESETS if base.info.parent is None or k not in SAMPLER]
+
+    def estimate(self, base: Checkpoint, method: str, config: Any) -> Estimate:
+        return estimate(base, config, self.speed(base, method, config))
+
+    def check(self, base: Checkpoint, method: str, config: Any) -> Estimate:
+        """What the run takes. Raises InputError, with the reason, if that is more than may be taken here."""
+        found = self.estimate(base, method, config)
+        check_fits(found, LIMIT_SECONDS, MEMORY_SHARE * free_memory())
+        return found

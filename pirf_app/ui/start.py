@@ -1,0 +1,72 @@
+"""What stands between the wish for a run and the run: everything is checked before any work is done."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from ..checkpoints import Library
+from ..comparison import OWN, data_floors, method_title
+from ..methods.finetuning import command_line, find_method
+from ..pdes import get_pde
+from ..pdes.base import InputError, shown
+from .history import History
+from .own import Visitor, check_name
+from .recipes import Recipes, config_of
+from .training import TrainingRun, check_room
+
+
+def beginnings(library: Library, pde: str) -> list[str]:
+    """The methods whose checkpoints a run may start from: the baseline, and the visitor's own models."""
+    return [m for m in library.methods(pde, get_pde(pde).default_resolution) if m == "base" or m.startswith(OWN)]
+
+
+def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
+    """`beginnings` for a dropdown."""
+    known = beginnings(library, pde)
+    value = chosen if chosen in known else next(iter(known), None)
+    return {"choices": [(method_title(m), m) for m in known], "value": value}
+
+
+def references(library: Library, pde: str, resolution: int, method: str) -> dict[str, list[tuple[str, float]]]:
+    """Levels to hold a run against: what the bundled checkpoint of the method reached, and the floor of solver data."""
+    found: dict[str, list[tuple[str, float]]] = {"residual": [], "error": []}
+    for entry in library.manifest():
+        if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
+            for name, figure in (("residual", "residual_rms"), ("error", "solve_error_median")):
+                if entry["figures"].get(figure):
+                    found[name].append((f"bundled {method_title(method)}", entry["figures"][figure]))
+    found["residual"].append(("data floor", data_floors(pde, resolution)["residual_rms"]))
+    return found
+
+
+def prepare(
+    visitor: Visitor, recipes: Recipes, pde: str, begin: str, method: str, values: Mapping[str, Any], name: str = ""
+) -> TrainingRun:
+    """The run that is asked for, ready to work. Raises InputError, with a reason, if it cannot be."""
+    if visitor.run is not None and visitor.run.going:
+        raise InputError("a run of yours is under way: stop it first")
+    library, problem, kind = visitor.models, get_pde(pde), find_method(method)
+    if begin not in beginnings(library, pde):
+        known = ", ".join(beginnings(library, pde)) or "none yet"
+        raise InputError(f"a run cannot start from {shown(begin)}: choose {known}")
+    base = library.load(pde, begin)
+    config = config_of(method, values)
+    check_room(library)
+    name = library.free_name(check_name(name or f"{pde}-{method}"))
+    recipes.check(base, method, config)
+    levels = recipes.lanes.do(lambda: references(library, pde, base.info.resolution, method))
+    file = f"{begin.removeprefix(OWN)}.safetensors" if begin.startswith(OWN) else None
+    folder = visitor.folder / uuid4().hex
+    folder.mkdir()
+    return TrainingRun(
+        name=name,
+        pde=pde,
+        words=" · ".join([problem.title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]),
+        base=base,
+        history=History(name, config.updates, levels),
+        folder=folder,
+        build=lambda: kind.tuning(base, config),
+        restore=lambda path: kind.tuning.load(base, path),
+        best_by=config.best_by,
+        command=command_line(config, base, f"{name}.safetensors", method, file),
+    )

@@ -1,0 +1,284 @@
+"""The Train tab: fine-tune a model here, watch it, and take the result along."""
+
+import time
+from collections.abc import Iterator
+
+import gradio as gr
+from gradio.components.plot import PlotData
+
+from ..pdes.base import InputError
+from . import parts, train_parts
+from .charts import HOVER
+from .compare import CompareTab
+from .figures import plotly_grid
+from .history import History, charts
+from .lane import Lanes, queued
+from .own import Visitor, Visitors
+from .own_panel import NO_OVERLAY, OwnPanel
+from .recipes import Recipes, config_of
+from .start import begin_choices, prepare
+from .train_controls import TrainControls
+from .training import PREVIEW_SAMPLES, TrainingRun
+
+TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
+SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
+PRIVATE = {"api_visibility": "private"}
+QUIET = PRIVATE | {"show_progress": "hidden"}
+SHOW_SECONDS = 0.5
+# On a narrow page the run is far below the button.
+INTO_VIEW = """() => {
+    const head = document.querySelector("#train-head");
+    if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
+}"""
+FAILED = "the training failed; the server's log says why"
+
+
+class TrainTab:
+    """Builds the tab inside an open `gr.Blocks` context and holds its components."""
+
+    def __init__(self, visitors: Visitors, lanes: Lanes, compare: CompareTab):
+        self.visitors, self.lanes = visitors, lanes
+        self.recipes = Recipes(lanes)
+        with gr.Row(elem_id="train"):
+            with gr.Column(scale=1, elem_id="train-controls"):
+                self.controls = TrainControls(visitors.shared, compare.models, compare.first_pde)
+                with gr.Row(elem_classes="buttons"):
+                    self.start = gr.Button("Start", variant="primary", elem_id="train-start")
+                    self.stop = gr.Button("Stop", interactive=False, elem_id="train-stop")
+                with gr.Row(elem_classes="buttons"):
+                    self.resume = gr.Button("Resume", interactive=False, elem_id="train-resume")
+                    self.reset = gr.Button("Reset", interactive=False, elem_id="train-reset")
+                self.own = OwnPanel(visitors, lanes)
+            with gr.Column(scale=4, elem_id="train-live"):
+                self.build_live()
+        self.opened = gr.Textbox("", visible=False)
+        self.own.connect(self.controls.pde, self.controls.begin, self.overlay, compare)
+        self.connect()
+
+    def build_live(self) -> None:
+        self.head = gr.HTML(train_parts.NOTHING, elem_id="train-head")
+        self.curves = gr.HTML(elem_id="train-curves", js_on_load=HOVER)
+        self.overlay = gr.Dropdown(
+            [NO_OVERLAY], value=NO_OVERLAY, label="Lay over", elem_id="overlay", filterable=False, visible=False
+        )
+        self.verdict = gr.HTML(elem_id="train-verdict")
+        with gr.Row(elem_id="train-above", visible=False) as self.above:
+            gr.HTML('<div class="caption"><strong>Before and after</strong> from the same held-out noise</div>')
+            choices = [(str(k + 1), k) for k in range(PREVIEW_SAMPLES)]
+            self.sample = gr.Radio(choices, value=0, label="Sample on show", elem_id="train-sample", container=False)
+        with gr.Column(elem_id="train-stage", elem_classes="stage"):
+            self.preview = gr.HTML(elem_classes="live-grid")
+            self.figure = gr.Plot(show_label=False, elem_classes="plot-grid", container=False)
+        with gr.Row(elem_id="train-downloads", visible=False) as self.downloads:
+            self.files = [
+                gr.DownloadButton(title, size="sm", visible=False)
+                for title in ("Download the model", "Download the best state", "Download the state of the run")
+            ]
+        self.command = gr.Textbox(
+            label="The same run elsewhere", buttons=["copy"], interactive=False, visible=False, elem_id="command"
+        )
+
+    @property
+    def live(self) -> list:
+        """What a run changes while it goes on."""
+        return [self.head, self.curves, self.verdict, self.above, self.preview, *self.buttons]
+
+    @property
+    def buttons(self) -> list:
+        return [self.start, self.stop, self.resume, self.reset]
+
+    @property
+    def results(self) -> list:
+        """What a run changes at its end."""
+        return [self.figure, self.downloads, *self.files, self.command]
+
+    def connect(self) -> None:
+        controls = self.controls
+        recipe = [*controls.fields.values(), controls.preset, controls.estimate]
+        setup = {"trigger_mode": "always_last"} | QUIET | SETUP
+        depends = [controls.begin, controls.fields["trainable"]]
+        chosen = controls.pde.input(self.on_pde, controls.pde, depends, queue=False, **QUIET)
+        chosen.then(self.on_preset, controls.inputs, recipe, **QUIET, **SETUP)
+        again = [controls.preset.input, controls.begin.input, controls.method.input]
+        gr.on(again, self.on_preset, controls.inputs, recipe, **setup)
+        changed = [component.input for component in controls.fields.values()]
+        gr.on(changed, self.on_estimate, controls.inputs, [controls.preset, controls.estimate], **setup)
+        begun = self.start.click(self.on_start, [*controls.inputs, controls.name], self.live, **QUIET, **SETUP)
+        resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
+        outputs = [*self.live, *self.results]
+        for before in (begun, resumed):
+            running = before.then(self.on_run, None, outputs, **QUIET, **TRAIN)
+            self.own.after(running)
+            before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
+        self.own.after(begun)
+        self.stop.click(self.on_stop, None, self.buttons, queue=False, **QUIET)
+        self.reset.click(self.on_reset, None, outputs, queue=False, **QUIET)
+        self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
+        self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
+
+    def open(self, tab: gr.Tab) -> None:
+        """Makes the first visit of the tab fit the default preset to this machine."""
+        controls = self.controls
+        outputs = [*controls.fields.values(), controls.preset, controls.estimate, self.opened]
+        tab.select(self.on_open, [self.opened, *controls.inputs], outputs, **QUIET, **SETUP)
+
+    def on_open(self, request: gr.Request, opened: str, *values):
+        if opened:
+            return {self.opened: opened}
+        return self.on_preset(request, *values) | {self.opened: "yes"}
+
+    def on_pde(self, pde: str, request: gr.Request):
+        library = self.visitors.library(request.session_hash)
+        return (
+            gr.update(**begin_choices(library, pde)),
+            gr.update(**self.controls.trainable_choices(pde)),
+        )
+
+    def on_preset(self, request: gr.Request, *values):
+        """Fills in the recipe for the time that is chosen; without one, only the estimate is made."""
+        pde, begin, method, preset, fields = self.controls.read(values)
+        if not preset:
+            return self.on_estimate(request, *values)
+        try:
+            base = self.visitors.library(request.session_hash).load(pde, begin)
+            config = self.recipes.preset(preset, base, method, fields)
+            found = self.recipes.estimate(base, method, config)
+        except InputError as error:
+            return {self.controls.estimate: parts.problem(error)}
+        return self.controls.show(config) | {self.controls.estimate: train_parts.estimate(found, config)}
+
+    def on_estimate(self, request: gr.Request, *values):
+        """What the recipe in the controls takes; it is no preset's any more."""
+        pde, begin, method, _, fields = self.controls.read(values)
+        try:
+            base, config = self.visitors.library(request.session_hash).load(pde, begin), config_of(method, fields)
+            text = train_parts.estimate(self.recipes.check(base, method, config), config)
+        except InputError as error:
+            text = parts.problem(error)
+        return {self.controls.preset: None, self.controls.estimate: text}
+
+    def on_start(self, request: gr.Request, *values):
+        *values, name = values
+        pde, begin, method, _, fields = self.controls.read(values)
+        visitor = self.visitors.of(request.session_hash)
+        try:
+            run = prepare(visitor, self.recipes, pde, begin, method, fields, name)
+        except InputError as error:
+            return {self.head: parts.problem(error) + (train_parts.head(visitor.run) if visitor.run else "")}
+        if visitor.run is not None:
+            visitor.run.discard()
+        visitor.run = run
+        return self.now(visitor)
+
+    def on_resume(self, request: gr.Request):
+        visitor = self.visitors.of(request.session_hash)
+        if visitor.run is None or not visitor.run.again():
+            return {self.head: parts.problem("there is no stopped run to go on with: press Start for a new one")}
+        return self.now(visitor)
+
+    def on_run(self, request: gr.Request) -> Iterator[dict]:
+        """The visitor's run, from the line of those who wait to its end."""
+        visitor = self.visitors.of(request.session_hash)
+        run = visitor.run
+        if run is None or not run.claim():
+            return
+        place, shown = self.lanes.training.join(), 0.0
+        try:
+            for ahead in queued(place):
+                if not run.wanted:
+                    break
+                yield {self.head: train_parts.head(run, ahead)}
+            for _ in run.work(self.lanes):
+                if time.monotonic() - shown >= SHOW_SECONDS:
+                    shown = time.monotonic()
+                    yield self.now(visitor)
+        except InputError as error:
+            run.message = str(error)
+        except Exception:
+            run.message = FAILED
+            raise
+        finally:
+            place.leave()
+            run.hand_over(visitor.models)
+        yield self.now(visitor) | self.end(visitor)
+
+    def now(self, visitor: Visitor) -> dict:
+        """The run as it stands."""
+        run = visitor.run
+        going, over = run.going, bool(run.history.held)
+        changes = {
+            self.head: train_parts.head(run),
+            self.verdict: train_parts.verdict(run),
+            self.above: gr.update(visible=over),
+            self.start: gr.update(interactive=not going),
+            self.stop: gr.update(interactive=going and run.wanted),
+            self.resume: gr.update(interactive=run.resumable),
+            self.reset: gr.update(interactive=not going),
+        }
+        if over:
+            changes[self.curves] = charts(run.history, self.laid_over(visitor))
+        if run.version != run.shown or not going:
+            grid = train_parts.samples_grid(run) if going else None
+            changes[self.preview] = train_parts.sketch(grid) if grid else ""
+            run.shown = run.version
+        return changes
+
+    @staticmethod
+    def laid_over(visitor: Visitor) -> History | None:
+        """The curves of the run that the visitor has chosen to lay over, if there are any."""
+        found = {model.name: model.history for model in visitor.models.mine()}.get(visitor.overlay)
+        return None if found is visitor.run.history else found
+
+    @staticmethod
+    def picture(run: TrainingRun) -> PlotData | None:
+        grid = train_parts.samples_grid(run)
+        return plotly_grid([grid]) if grid else None
+
+    def end(self, visitor: Visitor) -> dict:
+        """What is there once a run has ended: the figure, the files, the command."""
+        run = visitor.run
+        paths = [run.models[which].path if which in run.models else None for which in ("last", "best")]
+        paths.append(run.state if run.resumable else None)
+        changes = {
+            button: gr.update(value=str(path) if path else None, visible=path is not None)
+            for button, path in zip(self.files, paths, strict=True)
+        }
+        resume = " --resume" if run.resumable else ""
+        label = (
+            "To go on elsewhere, with the state of the run beside it" if resume else "To make the same run elsewhere"
+        )
+        changes |= {self.figure: self.picture(run), self.downloads: gr.update(visible=any(paths))}
+        return changes | {self.command: gr.update(value=run.command + resume, label=label, visible=True)}
+
+    def on_stop(self, request: gr.Request):
+        run = self.visitors.of(request.session_hash).run
+        if run is not None:
+            run.stop()
+        return {self.stop: gr.update(interactive=False)}
+
+    def on_reset(self, request: gr.Request):
+        """Clears the page of the run; the models that it made stay."""
+        visitor = self.visitors.of(request.session_hash)
+        run = visitor.run
+        if run is None or run.going:
+            return {self.stop: gr.update(interactive=run is not None)}
+        run.discard()
+        visitor.run = None
+        buttons = dict.fromkeys(self.buttons, gr.update(interactive=False)) | {self.start: gr.update(interactive=True)}
+        hidden = dict.fromkeys([self.above, self.downloads, self.command], gr.update(visible=False))
+        empty = dict.fromkeys([self.curves, self.verdict, self.preview], "")
+        return buttons | hidden | empty | {self.head: train_parts.NOTHING, self.figure: None}
+
+    def on_sample(self, sample: int, request: gr.Request):
+        run = self.visitors.of(request.session_hash).run
+        if run is None or not run.samples:
+            return {}
+        run.sample = sample
+        if run.going:
+            return {self.preview: train_parts.sketch(train_parts.samples_grid(run))}
+        return {self.figure: self.picture(run)}
+
+    def on_overlay(self, name: str, request: gr.Request):
+        visitor = self.visitors.of(request.session_hash)
+        visitor.overlay = name
+        return charts(visitor.run.history, self.laid_over(visitor)) if visitor.run else ""

@@ -1,0 +1,127 @@
+"""The controls of the Train tab."""
+
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from ..checkpoints import Library
+from ..methods.finetuning import METHODS, trainable_parameters
+from ..methods.pirf_config import BEST_BY, PirfConfig
+from ..methods.rewards import NORMS
+from ..pdes import get_pde
+from .recipes import PRESET_TITLES
+from .start import begin_choices
+from .train_parts import FIGURES
+
+SUFFIX_TITLES = {"last": "Last layer", "highres": "High-resolution decoder", "decoder": "Decoder", "all": "All layers"}
+NORM_TITLES = {"two-norm": "residual and its error (two norms)", "plain": "residual alone (the paper's)"}
+DEFAULT_PRESET = "2m"
+# By name: label, what it means.
+NUMBERS = {
+    "batch": ("Batch", None),
+    "pool": ("Pool", "trajectories"),
+    "learning_rate": ("Learning rate", None),
+    "warmup": ("Warm-up", "updates"),
+    "drift": ("Drift weight", "regularisation"),
+    "anchor": ("Anchor weight", "of the inputs"),
+    "error_weight": ("Error weight", "second norm"),
+    "ema": ("Average keeps", "0 to 1"),
+    "validation": ("Held-out", "samples"),
+    "validate_every": ("Check every", "updates"),
+}
+
+
+def count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number / 1e3:.3g} k"
+
+
+class TrainControls:
+    """Builds the controls inside an open `gr.Blocks` context. `fields` are those of the recipe, by name."""
+
+    def __init__(self, library: Library, models: dict[str, list[str]], pde: str):
+        self.library = library
+        config = PirfConfig()
+        with gr.Group():
+            titles = [(get_pde(name).title, name) for name in models]
+            self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="train-pde", filterable=False)
+            self.begin = gr.Dropdown(**begin_choices(library, pde), label="Start from", filterable=False)
+            titles = [(m.title, name) for name, m in METHODS.items()]
+            self.method = gr.Dropdown(titles, value=next(iter(METHODS)), label="Method", filterable=False)
+        with gr.Group():
+            titles = [(title, name) for name, title in PRESET_TITLES.items()]
+            self.preset = gr.Radio(titles, value=DEFAULT_PRESET, label="Time to spend", elem_id="presets")
+            with gr.Row(elem_classes="pair"):
+                self.fields = {
+                    "updates": gr.Number(
+                        config.updates, label="Updates", precision=0, minimum=1, min_width=80, elem_id="train-updates"
+                    )
+                }
+                self.fields["last_steps"] = gr.Number(
+                    config.last_steps,
+                    label="K, last steps",
+                    precision=0,
+                    minimum=1,
+                    min_width=80,
+                    elem_id="train-last_steps",
+                )
+            self.fields["trainable"] = gr.Dropdown(
+                **self.trainable_choices(pde), label="Trainable layers", filterable=False, elem_id="train-trainable"
+            )
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self.build_advanced(config)
+        self.name = gr.Textbox(
+            "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
+        )
+        self.estimate = gr.HTML(elem_id="estimate")
+
+    def build_advanced(self, config: PirfConfig) -> None:
+        self.fields["pool_steps"] = gr.Textbox(
+            ",".join(map(str, config.pool_steps)),
+            label="Sampler steps",
+            info="of the trajectories",
+            max_lines=1,
+            elem_id="train-pool_steps",
+        )
+        names = list(NUMBERS)
+        for pair in zip(names[::2], names[1::2], strict=True):
+            with gr.Row(elem_classes="pair"):
+                for name in pair:
+                    label, info = NUMBERS[name]
+                    value = getattr(config, name)
+                    step = 1 if isinstance(value, int) else 0.01
+                    self.fields[name] = gr.Number(
+                        value, label=label, info=info, step=step, min_width=80, elem_id=f"train-{name}"
+                    )
+        titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
+        self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward", filterable=False)
+        titles = [(f"lowest {FIGURES.get(name, name)}", name) for name in BEST_BY]
+        self.fields["best_by"] = gr.Dropdown(
+            titles, value=config.best_by, label="Best state", info="on held-out noise", filterable=False
+        )
+        self.fields["seed"] = gr.Textbox(str(config.seed), label="Seed", max_lines=1, elem_id="train-seed")
+
+    @property
+    def inputs(self) -> list:
+        """What `read` takes the values of."""
+        return [self.pde, self.begin, self.method, self.preset, *self.fields.values()]
+
+    def read(self, values: tuple) -> tuple[str, str, str, str | None, dict[str, Any]]:
+        """PDE, starting checkpoint, method, preset and the fields of the recipe, by name."""
+        pde, begin, method, preset, *rest = values
+        return pde, begin, method, preset, dict(zip(self.fields, rest, strict=True))
+
+    def show(self, config: Any) -> dict:
+        """Updates that put a recipe into the controls."""
+        write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
+        known = [f.name for f in fields(config) if f.name in self.fields]
+        return {self.fields[name]: write.get(name, lambda value: value)(getattr(config, name)) for name in known}
+
+    def trainable_choices(self, pde: str, chosen: str = PirfConfig().trainable) -> dict:
+        """The suffixes of the network, with how many parameters each of them has."""
+        try:
+            sizes = trainable_parameters(self.library.load(pde, "base"))
+        except (LookupError, ValueError):  # told at the top of the page
+            sizes = {}
+        titles = {k: f"{title} ({count(sizes[k])})" if k in sizes else title for k, title in SUFFIX_TITLES.items()}
+        return {"choices": [(title, name) for name, title in titles.items()], "value": chosen}

@@ -1,0 +1,179 @@
+"""A visitor's training run: the work, a slice at a time, and what it leaves behind."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints import Checkpoint
+from ..methods.pirf_config import DivergedError, PirfStep, PoolStep
+from ..pdes.base import InputError
+from .history import History
+from .lane import Lanes
+from .own import MAX_MODELS, OwnModel, OwnModels
+
+GOING, ENDED = ("waiting", "drawing", "tuning"), ("stopped", "complete", "diverged", "failed")
+PREVIEW_SECONDS = 2.5  # at most one pair of samples in this time,
+PREVIEW_SHARE = 8  # nor in less than so many times what the last one took
+PREVIEW_SAMPLES = 4
+
+
+@dataclass
+class TrainingRun:
+    """One run. `build` makes the library's run object, `restore` reads it back from the file in which it is kept
+    between a stop and a resume: memory holds it only while it works."""
+
+    name: str
+    pde: str
+    words: str
+    base: Checkpoint
+    history: History
+    folder: Path
+    build: Callable[[], Any]
+    restore: Callable[[Path], Any]
+    best_by: str
+    command: str = ""
+    phase: str = "waiting"
+    drawn: tuple[int, int] = (0, 0)
+    message: str = ""
+    samples: tuple[torch.Tensor, torch.Tensor] | None = None  # physical fields before and after
+    version: int = 0  # counts the pairs of samples,
+    shown: int = 0  # and is the last one that the page got
+    sample: int = 0  # the one on show
+    models: dict[str, OwnModel] = field(default_factory=dict)
+    wanted: bool = True
+    claimed: bool = False
+    tuning: Any = None
+    _preview: tuple[float, float] = (0.0, 0.0)  # when the last pair was made, and how long it took
+
+    @property
+    def going(self) -> bool:
+        return self.phase in GOING
+
+    @property
+    def resumable(self) -> bool:
+        return self.phase == "stopped" and self.state.exists()
+
+    @property
+    def state(self) -> Path:
+        """The file that a stopped run goes on from; named as the command line expects it beside the result."""
+        return self.folder / f"{self.name}.state"
+
+    def claim(self) -> bool:
+        """Whether the caller is the one to make the run work: the first one to ask."""
+        first, self.claimed = not self.claimed and self.phase == "waiting", True
+        return first
+
+    def again(self) -> bool:
+        """Gets a stopped run ready to go on; whether there is anything to go on with."""
+        if self.resumable:
+            self.phase, self.wanted, self.claimed = "waiting", True, False
+        return self.phase == "waiting"
+
+    def stop(self) -> None:
+        """Asks the run to end; it does so within a slice."""
+        self.wanted = False
+
+    def work(self, lanes: Lanes) -> Iterator[None]:
+        """Runs until the end, until `stop`, or until the reader goes away; yields after every slice. What was learned
+        is kept in all cases. Raises InputError for settings that cannot be used."""
+        failed = True
+        try:
+            if not self.wanted:
+                self.phase, failed = "stopped", False
+                return
+            self.tuning = lanes.do(lambda: self.restore(self.state) if self.state.exists() else self.build())
+            self.history.clock.clear()
+            self.phase = "drawing"
+            yield
+            for events in lanes.slices(self.tuning.run()):
+                for event in events:
+                    self.take(event)
+                self.look(lanes, force=False)
+                if not self.wanted:
+                    break
+                yield
+            self.phase = "complete" if self.wanted else "stopped"
+            failed = False
+        except DivergedError as error:
+            self.phase, self.message, failed = "diverged", f"{error}; the last finite state is kept", False
+        except GeneratorExit:
+            self.phase, failed = "stopped", False
+            raise
+        finally:
+            if failed:
+                self.phase = "failed"
+            if self.tuning is not None:
+                lanes.do(self.park)
+                self.tuning = None
+
+    def take(self, event: Any) -> None:
+        if isinstance(event, PoolStep):
+            self.drawn = event.done, event.total
+        elif isinstance(event, PirfStep):
+            self.phase = "tuning"
+            self.history.add(event)
+
+    def look(self, lanes: Lanes, force: bool) -> None:
+        """Samples from the fixed noise, before and after, if it is time for them."""
+        began = time.monotonic()
+        then, cost = self._preview
+        if self.phase != "tuning" or (not force and began < then + max(PREVIEW_SECONDS, PREVIEW_SHARE * cost)):
+            return
+        self.samples = lanes.do(lambda: self.tuning.preview(PREVIEW_SAMPLES)) or self.samples
+        self.version += 1
+        self._preview = time.monotonic(), time.monotonic() - began
+
+    def park(self) -> None:
+        """Keeps the run as files: its state, to go on from, and the checkpoints that it has made so far."""
+        tuning = self.tuning
+        self.samples = tuning.preview(PREVIEW_SAMPLES) or self.samples
+        self.version += 1
+        if self.phase == "stopped":
+            tuning.save(self.state)
+        if tuning.update:
+            for which in ("last", "best") if tuning.best is not None else ("last",):
+                tuning.export(self.folder / f"{which}.safetensors", which=which)
+
+    def files(self) -> dict[str, Path]:
+        """The checkpoints that there are, by state. "best" is left out where it is the last one."""
+        found = {which: self.folder / f"{which}.safetensors" for which in ("last", "best")}
+        found = {which: path for which, path in found.items() if path.exists()}
+        if self.best is None or self.best.update == self.history.done:
+            found.pop("best", None)
+        return found
+
+    @property
+    def best(self) -> PirfStep | None:
+        """The update whose state is the best by the figure that was chosen."""
+        found = [step for step in self.history.held if step.update]
+        return min(found, key=lambda step: getattr(step, self.best_by)) if found else None
+
+    def hand_over(self, own: OwnModels) -> None:
+        """Lists the checkpoints among the visitor's models, in place of those of an earlier stop of this run."""
+        for model in self.models.values():
+            if any(model is known for known in own.mine()):
+                own.remove(model.name)
+        self.models = {}
+        try:
+            for which, path in self.files().items():
+                name = self.name if which == "last" else f"{self.name}-best"
+                self.models[which] = own.add(path, name, self.history if which == "last" else None)
+        except InputError as error:
+            self.message = str(error)
+
+    def discard(self) -> None:
+        """Deletes the run's files; the models that were handed over stay."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def check_room(own: OwnModels) -> None:
+    """Raises InputError if the result of a run could not be kept."""
+    if len(own.mine()) > MAX_MODELS - 2:
+        raise InputError(
+            f"you have {len(own.mine())} models here and {MAX_MODELS} are the most: remove one before the next run"
+        )

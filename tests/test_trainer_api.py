@@ -1,0 +1,113 @@
+"""Fine-tuning through the HTTP API of a running app with small models."""
+
+import time
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from safetensors.torch import load_file
+
+from pirf_app.checkpoints import Library
+
+QUICK = {"pde": "darcy", "pool_steps": "4", "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def clients(tiny_server):
+    """Two visitors."""
+    both = [Client(tiny_server, verbose=False) for _ in range(2)]
+    yield both
+    for client in both:
+        client.close()
+
+
+def test_finetune_streams_and_gives_figures_and_a_file(clients, tiny_library):
+    client, other = clients
+    job = client.submit(**QUICK, updates=30, name="mine", api_name="/finetune")
+    result = job.result(timeout=120)
+    told = [row for row in job.outputs() if "file" not in row]
+    assert told
+    assert [row["update"] for row in told] == sorted(row["update"] for row in told)
+    assert result["phase"] == "complete"
+    assert result["update"] == result["updates"] == 30
+    assert [step["update"] for step in result["history"]] == list(range(31))
+    assert result["held_out"]["validation_residual"] > 0
+    assert "--updates 30" in result["command"]
+    path = Path(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
+    assert path.name == "mine.safetensors"
+    checkpoint = Library(tiny_library.folder).load_file(path)
+    assert checkpoint.info.method == "pirf"
+    assert checkpoint.sha256 == result["sha256"]
+
+    answer = client.predict("darcy", ["base", result["model"]], 3, 1, 0, api_name="/compare")
+    assert [row["method"] for row in answer["rows"]] == ["base", "my:mine"]
+    with pytest.raises(AppError, match="available are base, pirf"):
+        other.predict("darcy", ["base", result["model"]], 3, 1, 0, api_name="/compare")
+
+    again = client.predict(**QUICK, updates=30, name="again", api_name="/finetune")
+    first, second = (
+        load_file(p) for p in (path, again["file"]["path"] if isinstance(again["file"], dict) else again["file"])
+    )
+    assert all((first[key] == second[key]).all() for key in first)
+    further = client.predict(**QUICK, updates=2, start="my:mine", api_name="/finetune")
+    assert "--from mine.safetensors" in further["command"]
+    with pytest.raises(AppError, match="cannot start from"):
+        other.predict(**QUICK, updates=2, start="my:mine", api_name="/finetune")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "either a preset or a number of updates"),
+        ({"updates": 0}, "updates must be"),
+        ({"updates": "ten"}, "updates must be"),
+        ({"preset": "1h"}, "unknown preset"),
+        ({"updates": 2, "pde": "heat"}, "unknown PDE"),
+        ({"updates": 2, "method": "magic"}, "unknown fine-tuning method"),
+        ({"updates": 2, "start": "pirf"}, "cannot start from"),
+        ({"updates": 2, "trainable": "none"}, "trainable must be one of"),
+        ({"updates": 2, "name": "../up"}, "a name has"),
+        ({"updates": 1_000_000, "batch": 4096}, "are allowed"),
+    ],
+)
+def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, changes, words):
+    with pytest.raises(AppError, match=words):
+        clients[0].predict(**(QUICK | changes), api_name="/finetune")
+    assert clients[0].predict(api_name="/models")
+
+
+def test_a_learning_rate_of_ten_ends_in_words_and_the_rest_goes_on(clients):
+    try:
+        result = clients[0].predict(**QUICK, updates=200, learning_rate=10, api_name="/finetune")
+    except AppError as error:
+        assert "diverged" in str(error)
+    else:
+        assert result["phase"] in ("diverged", "complete")
+        assert load_file(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
+    assert clients[1].predict("darcy", ["base"], 2, 1, 0, api_name="/compare")["rows"]
+
+
+def test_sampling_goes_on_beside_a_training_and_leaving_ends_it(tiny_server, clients):
+    leaver = Client(tiny_server, verbose=False)
+    job = leaver.submit(**QUICK, updates=100_000, api_name="/finetune")
+    while not job.outputs():
+        time.sleep(0.1)
+    began = time.monotonic()
+    assert clients[0].predict("darcy", ["base", "pirf"], 5, 2, 0, api_name="/compare")["rows"]
+    assert time.monotonic() - began < 30
+    assert not job.done()
+    job.cancel()
+    leaver.close()
+    deadline = time.monotonic() + 30
+    places = tiny_server_lanes(tiny_server)
+    while places() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not places()
+
+
+def tiny_server_lanes(url: str):
+    """How many runs the server of that address has in its line of trainers."""
+    from conftest import LANES
+
+    return lambda: len(LANES[url].training._places)
