@@ -170,9 +170,9 @@ def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
 def sample_all(
     settings: Settings, checkpoints: list[Checkpoint], schedules: list[Schedule]
 ) -> Iterator[Preview | Comparison]:
-    pde = get_pde(settings.pde)
+    problems = [checkpoint.problem for checkpoint in checkpoints]
     resolution = checkpoints[0].info.resolution
-    noise = initial_noise(settings.n, (len(pde.channels), resolution, resolution), settings.seed)
+    noise = initial_noise(settings.n, (len(problems[0].channels), resolution, resolution), settings.seed)
     for checkpoint in checkpoints:
         checkpoint.denoiser.autocast = denoiser.native_bfloat16()  # someone is waiting, and it is twice as fast
     groups = places(schedules)
@@ -190,13 +190,13 @@ def sample_all(
             for i, step in zip(members, steps, strict=True):
                 states[i] = step
                 seconds[i] += spent
-                fields = pde.denormalise(step.denoised).numpy()
+                fields = problems[i].denormalise(step.denoised).numpy()
                 yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
     for sampler in samplers.values():
         sampler.close()
     results = []
     for i, checkpoint in enumerate(checkpoints):
-        results.append(measure(checkpoint, pde.denormalise(states[i].x), settings, states[i].nfe, seconds[i]))
+        results.append(measure(checkpoint, problems[i].denormalise(states[i].x), settings, states[i].nfe, seconds[i]))
     yield conclude(settings, results, data_floors(settings.pde, resolution))
 
 

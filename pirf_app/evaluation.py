@@ -95,13 +95,13 @@ def draw_together(
     """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one.
 
     The checkpoints must agree on the PDE, the resolution and the sampler; what they have in common is computed once."""
-    info = checkpoints[0].info
-    pde, schedule = get_pde(info.pde), info.schedule.with_steps(steps)
-    noise = initial_noise(n, (len(pde.channels), info.resolution, info.resolution), seed)
+    info, problems = checkpoints[0].info, [c.problem for c in checkpoints]
+    schedule = info.schedule.with_steps(steps)
+    noise = initial_noise(n, (len(problems[0].channels), info.resolution, info.resolution), seed)
     parts, nfe = [], 0
     for part in noise.split(batch):
         *_, ends = together([c.denoiser for c in checkpoints], part, schedule)
-        parts.append([pde.denormalise(end.x) for end in ends])
+        parts.append([pde.denormalise(end.x) for pde, end in zip(problems, ends, strict=True)])
         nfe = ends[0].nfe
     return [torch.cat(fields) for fields in zip(*parts, strict=True)], nfe
 

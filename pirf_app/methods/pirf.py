@@ -26,7 +26,7 @@ from ..diffusion.run_state import load_run, save_run
 from ..diffusion.sampler import Schedule, State, advance, initial_noise, trajectory
 from ..diffusion.tuned import TunedDenoiser
 from ..evaluation import residual_rms
-from ..pdes import PDE, get_pde
+from ..pdes import PDE
 from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
 from .pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
 from .rewards import ResidualReward
@@ -47,7 +47,7 @@ class PirfTuning:
 
     def __init__(self, base: Checkpoint, config: PirfConfig):
         self.base, self.config = base, config
-        self.pde: PDE = get_pde(base.info.pde)
+        self.pde: PDE = base.problem
         levels = [self._schedule(steps).sigmas()[-1 - config.last_steps].item() for steps in config.pool_steps]
         self.model = TunedDenoiser(deepcopy(base.denoiser), max(levels))
         self.model.autocast = denoiser.native_bfloat16() or base.denoiser.autocast
