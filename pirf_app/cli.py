@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from .checkpoints import Library
+from .cli_hub import deploy, publish, pull
 from .cli_models import models
 from .cli_parts import (
     check_count,
@@ -43,6 +44,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(models, name="models")
 app.command()(table)
 app.command()(reference)
+app.command()(deploy)
+models.command()(pull)
+models.command()(publish)
 
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
 Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]
