@@ -20,6 +20,7 @@ from .statistics import FLOOR_SEED
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
 FLOOR_SAMPLES = 8
 TITLES = {"base": "Baseline"}
+OWN = "my:"  # begins the method of a model that belongs to one visitor of the page
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Comparison:
 
 
 def method_title(method: str) -> str:
-    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"."""
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"; a visitor's own model has its name."""
+    if method.startswith(OWN):
+        return method.removeprefix(OWN)
     return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
 
 

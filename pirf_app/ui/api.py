@@ -1,14 +1,15 @@
-"""The HTTP API beside the page: `/compare` and `/models`."""
+"""The HTTP API beside the page: `/compare`, `/finetune` and `/models`."""
 
 import gradio as gr
 
 from .. import comparison as cmp
-from ..checkpoints import Library
 from ..pdes.base import InputError
 from .compare import COMPUTE
+from .lane import Lanes
+from .own import Visitors
 
 
-def add_api(library: Library) -> None:
+def add_api(visitors: Visitors, lanes: Lanes) -> None:
     """Adds the endpoints inside an open `gr.Blocks` context. Bad input is answered with one sentence."""
 
     def compare(
@@ -20,19 +21,23 @@ def add_api(library: Library) -> None:
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         rho: float | None = None,
+        request: gr.Request = None,
     ) -> dict:
         """Samples `n` fields with every method from the same noise and measures them: rows, floors, sentence, settings.
         The seed may be text (seeds reach 2^63 - 1); empty schedule values mean the checkpoint's own."""
         try:
             schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
-            return cmp.last(cmp.compare(library, pde, methods, steps, n, seed, **schedule)).to_dict()
+            library = visitors.library(request.session_hash)
+            settings = cmp.check_settings(library, pde, methods, steps, n, seed, **schedule)
+            with lanes.sampling.turn():
+                return cmp.last(lanes.steps(lanes.do(lambda: cmp.run(library, settings)))).to_dict()
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     def models() -> list[dict]:
         """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures."""
         try:
-            return library.manifest()
+            return visitors.shared.manifest()
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

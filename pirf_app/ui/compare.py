@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,13 +16,16 @@ from ..pdes.base import InputError
 from . import links, parts, words
 from .figures import plotly_grid
 from .files import export, first_view
+from .lane import Lanes, queued
 from .models import offered
+from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
 
 MARKS = (5, 10, 20, 40, 80)
-COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 1}
+# Samplers wait in a line that can tell how many are ahead; this limit only keeps gradio's threads from running out.
+COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 16}
 PRIVATE = {"api_visibility": "private"}
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
 FAILED = "the computation failed; the server's log says why"
@@ -38,8 +42,9 @@ def figure_of(comparison: cmp.Comparison, sample: int, frame: int, what: str):
 class CompareTab:
     """Builds the tab inside an open `gr.Blocks` context and holds its components."""
 
-    def __init__(self, library: Library, first_view_path: Path = FIRST_VIEW):
-        self.library = library
+    def __init__(self, visitors: Visitors, lanes: Lanes, first_view_path: Path = FIRST_VIEW):
+        self.library, self.visitors, self.lanes = visitors.shared, visitors, lanes
+        library = self.library
         self.models = offered(library)
         self.first = first_view(first_view_path)
         self.first_files: list[str] | None = None
@@ -151,10 +156,12 @@ class CompareTab:
         self.sample.input(self.on_sample, chosen, self.figure, queue=False, **PRIVATE)
         self.player.connect(self.figure)
 
-    def method_choices(self, pde: str, chosen: tuple[str, ...] | None = None) -> dict:
+    def method_choices(self, pde: str, chosen: Sequence[str] | None = None, library: Library | None = None) -> dict:
+        """What can be chosen for `pde`, and what is: unless told otherwise all but the visitor's own models."""
         known = self.models.get(pde, [])
-        value = [m for m in (chosen or known) if m in known]
-        return {"choices": [(cmp.method_title(m), m) for m in known], "value": value}
+        own = cmp.available(library, pde)[len(known) :] if library and known else []
+        value = [m for m in known + own if m in (known if chosen is None else chosen)]
+        return {"choices": [(cmp.method_title(m), m) for m in known + own], "value": value}
 
     def schedule_hint(self, pde: str, name: str) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
@@ -168,9 +175,10 @@ class CompareTab:
     def sample_choices(count: int, chosen: int) -> dict:
         return {"choices": [(str(k + 1), k) for k in range(count)], "value": min(chosen, count - 1)}
 
-    def on_pde(self, pde: str):
+    def on_pde(self, pde: str, request: gr.Request):
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
-        return words.equation(get_pde(pde)), gr.update(**self.method_choices(pde)), *hints
+        choices = self.method_choices(pde, library=self.visitors.library(request.session_hash))
+        return words.equation(get_pde(pde)), gr.update(**choices), *hints
 
     def on_begin(self, previous: str):
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
@@ -185,14 +193,21 @@ class CompareTab:
         self.tickets[ticket] = False
         return parts.STOPPED, ""
 
-    def on_run(self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, frame, what, ticket):
-        start = time.perf_counter()
+    def on_run(
+        self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, frame, what, ticket, request: gr.Request
+    ):
+        library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
         try:
+            settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
+            for ahead in queued(place):
+                if not self.tickets.get(ticket):
+                    return
+                yield {self.status: parts.waiting(ahead)}
             if not self.tickets.get(ticket):
                 return
-            settings = cmp.check_settings(self.library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
+            start = time.perf_counter()
             sketch = Sketch(settings, sample or 0, Player.number(get_pde(settings.pde), frame, what))
-            for event in cmp.run(self.library, settings):
+            for event in self.lanes.steps(self.lanes.do(lambda: cmp.run(library, settings))):
                 if not self.tickets.get(ticket):
                     if ticket in self.tickets:  # stopped, not followed by another run
                         yield {self.status: parts.STOPPED, self.preview: ""}
@@ -209,6 +224,7 @@ class CompareTab:
             yield {self.status: parts.problem(FAILED), self.preview: ""}
             raise
         finally:
+            place.leave()
             self.tickets.pop(ticket, None)
 
     def show(self, result: cmp.Comparison, ticket: str, sample: int, frame: int, what: str) -> dict:
@@ -255,7 +271,8 @@ class CompareTab:
         if not set(query) & {"pde", "methods", "steps", "n", "seed", *links.NUMBERS}:
             return [gr.skip()] * len(self.restored)
         try:
-            asked = links.from_query(self.library, query, self.default)
+            library = self.visitors.library(request.session_hash)
+            asked = links.from_query(library, query, self.default)
         except InputError as error:
             return [parts.problem(f"this link cannot be used: {error}")] + [gr.skip()] * (len(self.restored) - 1)
         note = f"Settings from the link: {parts.describe(asked)}. Press Run to compute them."
@@ -263,7 +280,7 @@ class CompareTab:
             f'<div class="caption">{note}</div>',
             asked.pde,
             words.equation(get_pde(asked.pde)),
-            gr.update(**self.method_choices(asked.pde, asked.methods)),
+            gr.update(**self.method_choices(asked.pde, asked.methods, library)),
             asked.steps,
             asked.n,
             str(asked.seed),

@@ -12,7 +12,9 @@ from ..exports import FIRST_VIEW
 from . import parts, thumbnails
 from .api import add_api
 from .compare import SHOW_LINK, CompareTab
+from .lane import Lanes
 from .models import problems
+from .own import Visitors
 from .theme import CSS, theme
 
 PAPER = "https://arxiv.org/abs/2509.20570"
@@ -35,19 +37,20 @@ def usable_cores() -> int:
 def build(library: Library | None = None, first_view: Path = FIRST_VIEW) -> gr.Blocks:
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one."""
     library = library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED))
+    visitors, lanes = Visitors(library), Lanes()
     torch.set_num_threads(usable_cores())
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
         gr.HTML(HEADING, elem_id="heading")
         found = problems(library)
         gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
         with gr.Tabs(), gr.Tab("Compare", id="compare"):
-            tab = CompareTab(library, first_view)
+            tab = CompareTab(visitors, lanes, first_view)
         opened = demo.load(
             tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
         )
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, api_visibility="private")
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, show_progress="hidden", api_visibility="private")
-        add_api(library)
+        add_api(visitors, lanes)
     return demo.queue(max_size=64)
 
 

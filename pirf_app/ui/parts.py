@@ -59,6 +59,11 @@ def preview(grid: Grid) -> str:
     return f'<div class="preview" style="{tracks}; {gaps}">{"".join(cells)}</div>'
 
 
+def waiting(ahead: int) -> str:
+    """Where one stands in the line: `ahead` others are served first."""
+    return WAITING.replace("…", f"… {'one other is' if ahead == 1 else f'{ahead} others are'} ahead of you")
+
+
 def progress(event: Preview, methods: int, seconds: float) -> str:
     done = event.step / event.steps
     each = " per method" if methods > 1 else ""

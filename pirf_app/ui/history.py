@@ -1,0 +1,113 @@
+"""What a run has told of itself, and the panels that are drawn from it."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from html import escape
+
+from ..comparison import percent
+from ..methods.pirf_config import PirfStep
+from .charts import Chart, Curve, draw, smooth
+
+RECENT = 20  # updates that the speed is taken from
+
+
+@dataclass
+class History:
+    """The events of a run called `name`, of `updates` updates; `references` are named levels to draw across a figure,
+    by figure ("residual", "error")."""
+
+    name: str
+    updates: int
+    references: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    steps: list[PirfStep] = field(default_factory=list)
+    clock: deque = field(default_factory=lambda: deque(maxlen=RECENT))  # (update, time) of late
+
+    def add(self, step: PirfStep) -> None:
+        self.steps.append(step)
+        self.clock.append((step.update, time.monotonic()))
+
+    def column(self, name: str) -> list[float]:
+        """One figure of every update but number 0, which is the model that the run started from."""
+        return [getattr(step, name) for step in self.steps if step.update]
+
+    @property
+    def held(self) -> list[PirfStep]:
+        """The events that hold figures on held-out noise, the model before the run first."""
+        return [step for step in self.steps if step.validation_residual is not None]
+
+    @property
+    def done(self) -> int:
+        return self.steps[-1].update if self.steps else 0
+
+    @property
+    def warning(self) -> str | None:
+        return self.held[-1].warning if self.held else None
+
+    def speed(self) -> float | None:
+        """Updates a second, lately, by the clock on the wall: others may be computing too."""
+        if len(self.clock) < 2:
+            return None
+        (first, began), (last, ended) = self.clock[0], self.clock[-1]
+        return (last - first) / max(ended - began, 1e-6)
+
+    def curves(self, figure: str, sign: int = 1, run: int = 0) -> list[Curve]:
+        """A figure of every update: as it is, and smoothed. Of a run laid over another one the smoothed curve only."""
+        x, y = [step.update for step in self.steps if step.update], [sign * v for v in self.column(figure)]
+        whose = f" ({self.name})" if run else ""
+        made = [Curve(f"smoothed{whose}", x, smooth(y), "smooth", run)]
+        return made if run else [Curve("each update", x, y, "raw"), *made]
+
+    def held_out(self, figure: str, run: int = 0) -> Curve:
+        whose = f" ({self.name})" if run else ""
+        found = [getattr(step, figure) for step in self.held]
+        return Curve(f"held-out{whose}", [step.update for step in self.held], found, "held", run)
+
+
+def figure(value: float | None, write=lambda v: f"{v:.3g}") -> str:
+    return "" if value is None else write(value)
+
+
+def charts(history: History, other: History | None = None) -> str:
+    """The four panels of a run, with those of another run laid over them, as HTML."""
+    both = [(history, 0)] + ([(other, 1)] if other else [])
+    last = history.held[-1] if history.held else None
+    latest = history.steps[-1] if history.done else None
+
+    def every(name: str, sign: int = 1) -> list[Curve]:
+        return [curve for which, run in reversed(both) for curve in which.curves(name, sign, run)]
+
+    def held(name: str) -> list[Curve]:
+        return [which.held_out(name, run) for which, run in reversed(both)]
+
+    reward = every("loss", -1)
+    panels = [
+        Chart("Reward", figure(latest and smooth([-s.loss for s in history.steps if s.update])[-1]), reward),
+        Chart(
+            "Residual RMS",
+            figure(last and last.validation_residual),
+            every("residual_rms") + held("validation_residual"),
+            history.references.get("residual", ()),
+            log=True,
+        ),
+        Chart(
+            "Forward-solve error",
+            figure(last and last.validation_solve_error, percent),
+            held("validation_solve_error"),
+            history.references.get("error", ()),
+            log=True,
+            write=percent,
+        ),
+        Chart("Weight drift", figure(latest and latest.drift), [c for c in every("drift") if c.look != "raw"]),
+    ]
+    updates = max(which.updates for which, _ in both)
+    legend = [("raw run0", "each update"), ("smooth run0", "smoothed"), ("held run0", "held-out noise")]
+    legend += [("reference", "reference")] if any(history.references.values()) else []
+    legend += [("smooth run1", other.name)] if other else []
+    keys = "".join(key(look, text) for look, text in legend)
+    return f'<div class="keys">{keys}</div><div class="charts">{"".join(draw(p, updates) for p in panels)}</div>'
+
+
+def key(look: str, text: str) -> str:
+    dot = f'<path class="dots {look}" d="M15 6h0"/>' if look.startswith("held") else ""
+    return f'<span><svg viewBox="0 0 30 12"><path class="{look}" d="M2 6H28"/>{dot}</svg>{escape(text)}</span>'

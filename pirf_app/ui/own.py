@@ -1,0 +1,205 @@
+"""What belongs to one visitor: models of their own, in a folder that goes when they have gone.
+
+Nobody else can see or name them. They are kept as files and read by the strict loader when they are used, so that one
+that was made here and one that was uploaded are the same thing, and memory holds a few of them at most.
+"""
+
+import re
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, Library, load_checkpoint, read_info
+from ..comparison import OWN
+from ..pdes.base import InputError, shown
+
+MAX_MODELS, MAX_NAME = 12, 40
+MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
+MAX_VISITORS = 200
+LOADED = 8  # models of visitors that are kept in memory
+NAME = re.compile(r"[\w .+-]+")
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A model of a visitor: `method` is what it is called among the methods of its PDE."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+    info: CheckpointInfo
+    history: object = field(default=None, repr=False)  # the curves of the run that made it, if it was made here
+
+    @property
+    def method(self) -> str:
+        return OWN + self.name
+
+
+class OwnModels(Library):
+    """The shared library, and over it the models of one visitor; these come last among the methods of their PDE."""
+
+    def __init__(self, shared: Library, folder: Path, room: Callable[[int], None], read: Callable):
+        super().__init__(shared.folder)
+        self.shared, self.own_folder, self._room, self._read = shared, folder, room, read
+        self._models: dict[str, OwnModel] = {}
+
+    def add(self, path: Path, name: str | None = None, history: object = None) -> OwnModel:
+        """Takes a checkpoint file in under `name` (else its file's), after the strict loader has read it.
+
+        Raises InputError with a reason."""
+        path = Path(path)
+        info = read_info(path)  # its size is looked at before anything is read
+        size = path.stat().st_size
+        self._room(size)
+        if len(self._models) >= MAX_MODELS:
+            raise InputError(f"{MAX_MODELS} models of your own are the most that is kept here: remove one first")
+        name = self.free_name(check_name(name or path.stem))
+        checkpoint = load_checkpoint(path, self.find_parent)
+        kept = self.own_folder / f"{name}.safetensors"
+        shutil.copyfile(path, kept)
+        self._models[name] = OwnModel(name, kept, checkpoint.sha256, size, info, history)
+        return self._models[name]
+
+    def free_name(self, name: str) -> str:
+        """`name`, or where it is taken the first of "name 2", "name 3", ... that is not."""
+        number, tried = 1, name
+        while tried.lower() in {known.lower() for known in self._models}:
+            number += 1
+            tried = f"{name[: MAX_NAME - 4]} {number}"
+        return tried
+
+    def mine(self, pde: str | None = None) -> list[OwnModel]:
+        """The visitor's models, oldest first."""
+        return [model for model in self._models.values() if pde in (None, model.info.pde)]
+
+    def own(self, name: str) -> OwnModel:
+        """The visitor's model of that name, with or without the prefix of a method. Raises InputError."""
+        name = str(name).removeprefix(OWN)
+        if name not in self._models:
+            known = ", ".join(self._models) or "none yet"
+            raise InputError(f"you have no model called {shown(name)}: yours are {known}")
+        return self._models[name]
+
+    def remove(self, name: str) -> None:
+        """Deletes a model of the visitor. Raises InputError."""
+        model = self.own(name)
+        del self._models[model.name]
+        model.path.unlink(missing_ok=True)
+
+    def manifest(self) -> list[dict]:
+        return self.shared.manifest()
+
+    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
+        fits = [m.method for m in self.mine(pde) if resolution in (None, m.info.resolution)]
+        return self.shared.methods(pde, resolution) + fits
+
+    def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+        """A checkpoint by PDE and method; one of the visitor's own goes by its name in all that is said of it."""
+        if not str(method).startswith(OWN):
+            return self.shared.load(pde, method, resolution)
+        model = self.own(method)
+        if model.info.pde != pde:
+            raise InputError(f"{model.name} is a model of {model.info.pde}, not of {pde}")
+        checkpoint = self._read(model.path, model.sha256, self)
+        return replace(checkpoint, info=replace(checkpoint.info, method=model.method))
+
+    def find_parent(self, sha256: str) -> Checkpoint:
+        for model in self.mine():
+            if model.sha256 == sha256:
+                return self._read(model.path, sha256, self)
+        return self.shared.find_parent(sha256)
+
+
+def check_name(name: str) -> str:
+    """A name for a model, fit for a file: `name` without blanks around it. Raises InputError."""
+    name = str(name).strip()
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME or name.startswith("."):
+        raise InputError(
+            f"a name has 1 to {MAX_NAME} letters, digits, blanks or any of . _ + - and does not start with a dot, "
+            f"unlike {shown(name, 60)}"
+        )
+    return name
+
+
+class Visitor:
+    """What one visitor has here: `models`, a `folder` for files, and `run`, the training under way or last done."""
+
+    def __init__(self, shared: Library, room: Callable[[int], None], read: Callable):
+        self.folder = Path(tempfile.mkdtemp(prefix="pirf-visitor-"))
+        self._gone = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        models = self.folder / "models"
+        models.mkdir()
+        self.models = OwnModels(shared, models, room, read)
+        self.run: object = None
+
+    def leave(self) -> None:
+        """Deletes everything."""
+        self.end_run()
+        self._gone()
+
+    def end_run(self) -> None:
+        """Asks the training under way to end; what it has learned is kept."""
+        if self.run is not None:
+            self.run.stop()
+
+
+class Visitors:
+    """Visitors by the session of their page."""
+
+    def __init__(self, shared: Library):
+        self.shared = shared
+        self._known: OrderedDict[str, Visitor] = OrderedDict()
+        self._loaded: OrderedDict[tuple[Path, str], Checkpoint] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def of(self, session: str | None) -> Visitor:
+        """The visitor of a session, new if need be. The longest silent one makes room when there are too many."""
+        with self._lock:
+            session = session or ""
+            if session not in self._known:
+                self._known[session] = Visitor(self.shared, self.check_room, self._read)
+            self._known.move_to_end(session)
+            gone = [self._known.popitem(last=False)[1] for _ in range(len(self._known) - MAX_VISITORS)]
+        for visitor in gone:
+            visitor.leave()
+        return self._known[session]
+
+    def library(self, session: str | None) -> Library:
+        """What a session can sample from: the shared library, with its own models if it has any."""
+        visitor = self._known.get(session or "")
+        return visitor.models if visitor else self.shared
+
+    def away(self, session: str | None) -> None:
+        """The page of a session was closed or lost touch: its training ends, its models wait for it to come back."""
+        visitor = self._known.get(session or "")
+        if visitor:
+            visitor.end_run()
+
+    def forget(self, session: str | None) -> None:
+        """Deletes what a session had."""
+        with self._lock:
+            visitor = self._known.pop(session or "", None)
+        if visitor:
+            visitor.leave()
+
+    def check_room(self, size: int) -> None:
+        """Raises InputError if there is no room for a file of so many bytes."""
+        used = sum(model.size for visitor in list(self._known.values()) for model in visitor.models.mine())
+        if size > MAX_BYTES or used + size > MAX_TOTAL:
+            raise InputError("this server has no room for another model just now: remove one, or try again later")
+
+    def _read(self, path: Path, sha256: str, models: OwnModels) -> Checkpoint:
+        key = (path, sha256)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = load_checkpoint(path, models.find_parent, sha256)
+            self._loaded.move_to_end(key)
+            while len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)
+            return self._loaded[key]
