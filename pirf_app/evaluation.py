@@ -92,16 +92,18 @@ def places(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
 def draw_together(
     checkpoints: list[Checkpoint], steps: int, n: int, seed: int, batch: int = 32
 ) -> tuple[list[Tensor], int]:
-    """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one.
+    """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one; drawn on
+    the device that the models are on, returned on the CPU.
 
     The checkpoints must agree on the PDE, the resolution and the sampler; what they have in common is computed once."""
     info, problems = checkpoints[0].info, [c.problem for c in checkpoints]
     schedule = info.schedule.with_steps(steps)
     noise = initial_noise(n, (len(problems[0].channels), info.resolution, info.resolution), seed)
+    device = next(checkpoints[0].denoiser.parameters()).device
     parts, nfe = [], 0
     for part in noise.split(batch):
-        *_, ends = together([c.denoiser for c in checkpoints], part, schedule)
-        parts.append([pde.denormalise(end.x) for pde, end in zip(problems, ends, strict=True)])
+        *_, ends = together([c.denoiser for c in checkpoints], part.to(device), schedule)
+        parts.append([pde.denormalise(end.x.cpu()) for pde, end in zip(problems, ends, strict=True)])
         nfe = ends[0].nfe
     return [torch.cat(fields) for fields in zip(*parts, strict=True)], nfe
 

@@ -45,12 +45,12 @@ class _States:
 class PirfTuning:
     """State of a run on a base checkpoint. Iterate `run()`; `save`/`load` resume it; `result` is the tuned model."""
 
-    def __init__(self, base: Checkpoint, config: PirfConfig):
-        self.base, self.config = base, config
+    def __init__(self, base: Checkpoint, config: PirfConfig, device: str = "cpu"):
+        self.base, self.config, self.device = base, config, torch.device(device)
         self.pde: PDE = base.problem
         levels = [self._schedule(steps).sigmas()[-1 - config.last_steps].item() for steps in config.pool_steps]
-        self.model = TunedDenoiser(deepcopy(base.denoiser), max(levels))
-        self.model.autocast = denoiser.native_bfloat16() or base.denoiser.autocast
+        self.model = TunedDenoiser(deepcopy(base.denoiser), max(levels)).to(self.device)
+        self.model.autocast = denoiser.native_bfloat16(device) or base.denoiser.autocast
         self.model.base.requires_grad_(False)
         # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
         self.model.expert.to(memory_format=torch.contiguous_format)
@@ -84,7 +84,7 @@ class PirfTuning:
         """Handover states of `n` trajectories of the frozen model, shared out over the pool's step counts."""
         c, began, done = self.config, time.perf_counter(), 0
         shape = (len(self.pde.channels), self.base.info.resolution, self.base.info.resolution)
-        noise = initial_noise(n, shape, seed)
+        noise = initial_noise(n, shape, seed).to(self.device)
         states = _States({}, {}, {})
         for i, steps in enumerate(c.pool_steps):
             drawn, ends = [], []
@@ -128,7 +128,8 @@ class PirfTuning:
         """The linear estimate's RMS error in the solver's inputs at the handover, in physical units."""
         c, resolution = len(self.pde.channels), self.base.info.resolution
         white = torch.randn(16, c, resolution, resolution, generator=torch.Generator().manual_seed(0))
-        error = self.model.base.prior.scale(white, torch.full((16,), self.model.handover))
+        white = white.to(self.device)
+        error = self.model.base.prior.scale(white, torch.full((16,), self.model.handover).to(white))
         parts = (self.pde.inputs(self.pde.denormalise(x)) for x in (error, torch.zeros_like(error)))
         return (next(parts) - next(parts)).square().mean().sqrt()
 
@@ -177,6 +178,7 @@ class PirfTuning:
     def validate(self) -> tuple[float, float]:
         """RMS residual and median forward-solve error of the averaged weights on held-out noise."""
         tuned = self.result()
+        tuned.expert.to(self.device)
         current, self.model = self.model, tuned
         try:
             states = self.validation
@@ -194,7 +196,7 @@ class PirfTuning:
         expert = deepcopy(self.model.expert).eval()
         for parameter, averaged in zip((p for p in expert.parameters() if p.requires_grad), self.average, strict=True):
             parameter.copy_(averaged)
-        tuned.expert = expert.requires_grad_(False)
+        tuned.expert = expert.requires_grad_(False).to(next(self.base.denoiser.parameters()).device)
         tuned.expert.autocast = self.base.denoiser.autocast
         return tuned
 
@@ -239,13 +241,13 @@ class PirfTuning:
         save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
-    def load(cls, base: Checkpoint, path: Path) -> "PirfTuning":
+    def load(cls, base: Checkpoint, path: Path, device: str = "cpu") -> "PirfTuning":
         """The run that `save` wrote. Raises ValueError if it continues another base checkpoint."""
         tensors, optimiser, meta = load_run(path)
         if meta["parent"] != base.sha256:
             raise ValueError(f"{path} is a run on another base checkpoint")
         config = meta["config"] | {"pool_steps": tuple(meta["config"]["pool_steps"])}
-        run = cls(base, PirfConfig(**config))
+        run = cls(base, PirfConfig(**config), device)
         with torch.no_grad():
             for i, (parameter, averaged) in enumerate(zip(run.parameters, run.average, strict=True)):
                 parameter.copy_(tensors[f"parameter.{i}"])
@@ -253,6 +255,7 @@ class PirfTuning:
         for part in ("pool", "validation"):
             counts = [int(key.split(".")[-1]) for key in tensors if key.startswith(f"{part}.x.")]
             if len(counts) == len(run.config.pool_steps):
+                tensors = {key: x.to(run.device) for key, x in tensors.items()}
                 x = {n: tensors[f"{part}.x.{n}"] for n in run.config.pool_steps}
                 memory = {n: tensors.get(f"{part}.memory.{n}") for n in x}
                 setattr(run, part, _States(x, memory, {n: tensors[f"{part}.sample.{n}"] for n in x}))
