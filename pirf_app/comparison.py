@@ -90,10 +90,13 @@ class Comparison:
 
 
 def method_title(method: str) -> str:
-    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"; a visitor's own model has its name."""
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF", "pirf@OWNER/NAME" (from the Hub) ->
+    "PIRF (OWNER/NAME)"; a visitor's own model has its name."""
     if method.startswith(OWN):
         return method.removeprefix(OWN)
-    return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+    method, _, repo = method.partition("@")
+    title = TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+    return f"{title} ({repo})" if repo else title
 
 
 def whole_number(name: str, value: object, low: int, high: int, text: bool = False) -> int:
@@ -165,9 +168,13 @@ def last(events: Iterator) -> Comparison:
 
 def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
     """`compare` for checked settings: loads the models, checks the noise schedule with theirs, returns the iterator."""
+    return sample_all(settings, *models(library, settings))
+
+
+def models(library: Library, settings: Settings) -> tuple[list[Checkpoint], list[Schedule]]:
+    """The models that `settings` name, and the noise schedule of each. Raises InputError."""
     checkpoints = [library.load(settings.pde, method) for method in settings.methods]
-    schedules = [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
-    return sample_all(settings, checkpoints, schedules)
+    return checkpoints, [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
 
 
 def sample_all(
@@ -175,9 +182,10 @@ def sample_all(
 ) -> Iterator[Preview | Comparison]:
     problems = [checkpoint.problem for checkpoint in checkpoints]
     resolution = checkpoints[0].info.resolution
-    noise = initial_noise(settings.n, (len(problems[0].channels), resolution, resolution), settings.seed)
+    device = next(checkpoints[0].denoiser.parameters()).device
+    noise = initial_noise(settings.n, (len(problems[0].channels), resolution, resolution), settings.seed).to(device)
     for checkpoint in checkpoints:
-        checkpoint.denoiser.autocast = denoiser.native_bfloat16()  # someone is waiting, and it is twice as fast
+        checkpoint.denoiser.autocast = denoiser.native_bfloat16(device)  # someone is waiting, and it is twice as fast
     groups = places(schedules)
     samplers = {
         schedule: together([checkpoints[i].denoiser for i in members], noise, schedule)
@@ -193,13 +201,14 @@ def sample_all(
             for i, step in zip(members, steps, strict=True):
                 states[i] = step
                 seconds[i] += spent
-                fields = problems[i].denormalise(step.denoised).numpy()
+                fields = problems[i].denormalise(step.denoised.cpu()).numpy()
                 yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
     for sampler in samplers.values():
         sampler.close()
     results = []
     for i, checkpoint in enumerate(checkpoints):
-        results.append(measure(checkpoint, problems[i].denormalise(states[i].x), settings, states[i].nfe, seconds[i]))
+        fields = problems[i].denormalise(states[i].x.cpu())
+        results.append(measure(checkpoint, fields, settings, states[i].nfe, seconds[i]))
     yield conclude(settings, results, data_floors(settings.pde, resolution))
 
 

@@ -12,6 +12,7 @@ from .hub_client import HubError, Transfer
 from .pdes.base import InputError
 
 AGAIN = (60.0, 300.0, 1800.0)  # seconds before a repository that could not be had is asked for again
+BUNDLED = "bundled"
 NAMED = ("pde", "resolution", "method", "parent")
 log = logging.getLogger(__name__)
 
@@ -90,21 +91,28 @@ class Collection(Library):
                 arrival.state, arrival.sentence = "failed", f"{error}; the bundled models are not affected"
             except Exception as error:  # a thread has nobody to raise to
                 arrival.state, arrival.sentence = "failed", f"{arrival.text} cannot be used ({type(error).__name__})"
-            arrival.ended.set()
             if arrival.sentence:
                 log.warning("%s", arrival.sentence)
+            arrival.ended.set()
             if arrival.state == "ready" or pause is None or threading.Event().wait(pause):
                 return
 
     def manifest(self) -> list[dict]:
-        """The bundled entries as they are; the others with `source`, the repository and commit, besides."""
-        entries = self.bundled.manifest()
+        """The bundled entries, and those of the repositories with `source`, the repository and commit, besides. The
+        same file is listed once: a bundled entry then says in `source` where else it is."""
+        entries = {entry["sha256"]: entry for entry in self.bundled.manifest()}
         for repo, part in self.parts.items():
-            entries = entries + [
-                entry | {"method": f"{entry['method']}@{repo}", "source": part.snapshot.title}
-                for entry in part.manifest()
-            ]
-        return entries
+            for entry in part.manifest():
+                title, same = part.snapshot.title, entries.get(entry["sha256"])
+                if same is None:
+                    entries[entry["sha256"]] = entry | {"method": f"{entry['method']}@{repo}", "source": title}
+                else:
+                    entries[entry["sha256"]] = same | {"source": f"{same.get('source', BUNDLED)}, {title}"}
+        return list(entries.values())
+
+    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
+        """The bundled ones first, so that what arrives later changes nothing before it."""
+        return sorted(super().methods(pde, resolution), key=lambda method: "@" in method)
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         plain, _, repo = method.partition("@")

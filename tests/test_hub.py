@@ -14,9 +14,10 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard, SpaceCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from terminal import refused, run
+from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
 from pirf_app import cli_hub, hub, hub_client, publishing
-from pirf_app.checkpoints import Library, file_sha256
+from pirf_app.checkpoints import Library, file_sha256, save_checkpoint
 from pirf_app.comparison import compare, last
 from pirf_app.hub import fetch, parse_repo
 from pirf_app.hub_client import HubError, Transfer
@@ -273,18 +274,33 @@ def test_a_name_that_is_none(text):
     assert "hf_abcdefgh" not in str(error.value)
 
 
-def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, tiny_library):
-    collection = Collection(tiny_library)
-    before = collection.manifest()
-    assert before == tiny_library.manifest()
+def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, tiny_library, tmp_path):
+    """The bundled models of Darcy are others than the published ones."""
+    model = tiny_denoiser("darcy", seed=1)
+    parent = save_checkpoint(tmp_path / "darcy-16-base.safetensors", model, info_of(model, "darcy"))
+    info = info_of(model, "darcy", "pirf", parent=parent, handover=HANDOVER)
+    save_checkpoint(tmp_path / "darcy-16-pirf.safetensors", tuned_from(model), info)
+    bundled = Library(tmp_path)
+    bundled.write_manifest()
+    collection = Collection(bundled)
+    assert collection.manifest() == bundled.manifest()
     arrival = collection.follow(REPO)
     assert arrival.ended.wait(20)
     assert (arrival.state, arrival.sentence) == ("ready", "")
-    assert collection.methods("darcy", 16) == ["base", "base@owner/models", "pirf", "pirf@owner/models"]
+    assert len(collection.manifest()) == 2 + len(tiny_library.manifest())
+    assert collection.methods("darcy", 16) == ["base", "pirf", "base@owner/models", "pirf@owner/models"]
     result = last(compare(collection, "darcy", ["base", f"pirf@{REPO}"], 2, 1, 0))
     assert [r.method for r in result.results] == ["base", f"pirf@{REPO}"]
-    ours = last(compare(tiny_library, "darcy", ["pirf"], 2, 1, 0)).results[0].row["residual_rms"]
-    assert result.results[1].row["residual_rms"] == pytest.approx(ours)
+    theirs = last(compare(tiny_library, "darcy", ["pirf"], 2, 1, 0)).results[0].row["residual_rms"]
+    assert result.results[1].row["residual_rms"] == pytest.approx(theirs)
+
+
+def test_the_same_file_from_two_places_is_one_model(published, tiny_library):
+    collection = Collection(tiny_library)
+    assert collection.follow(REPO).ended.wait(20)
+    entries = collection.manifest()
+    assert [e["method"] for e in entries] == [e["method"] for e in tiny_library.manifest()]
+    assert all(e["source"].startswith("bundled, owner/models@") for e in entries)
 
 
 def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(published, tiny_library, monkeypatch, caplog):
