@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from .checkpoints import Library
+from .cli_benchmark import benchmark
 from .cli_hub import deploy, publish, pull
 from .cli_models import models
 from .cli_parts import (
@@ -29,6 +30,7 @@ from .cli_parts import (
     with_solver,
 )
 from .cli_reports import reference, table
+from .cli_tier import tier
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import SOLVERS, check_steps
@@ -44,6 +46,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(models, name="models")
 app.command()(table)
 app.command()(reference)
+app.command()(tier)
+app.command()(benchmark)
 app.command()(deploy)
 models.command()(pull)
 models.command()(publish)
