@@ -23,12 +23,14 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         rho: float | None = None,
+        resolution: int | None = None,
         request: gr.Request = None,
     ) -> dict:
         """Samples `n` fields with every method from the same noise and measures them: rows, floors, sentence, settings.
-        The seed may be text (seeds reach 2^63 - 1); empty schedule values mean the checkpoint's own."""
+        The seed may be text (seeds reach 2^63 - 1); empty schedule values mean the checkpoint's own, and without a
+        resolution it is 128 where a GPU samples and there are such checkpoints, else 64."""
         try:
-            schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+            schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
             library = visitors.library(request.session_hash)
             settings = cmp.check_settings(library, pde, methods, steps, n, seed, **schedule)
             with lanes.sampling.turn():
