@@ -150,7 +150,7 @@ class ModelsTab:
                 break
         same = len(found.manifest()) - len(new)
         said = [f"{counted(len(added))} added from {found.snapshot.title}" if added else ""]
-        said.append(f"{counted(same)} of {found.snapshot.repo} here already" if same else "")
+        said.append(f"{counted(same)} of {found.snapshot.repo}: here already" if same else "")
         said.append(found.snapshot.note)
         good = "".join(f'<p class="caption">{parts.as_sentence(text)}</p>' for text in said if text)
         return good + "".join(parts.problem(text) for text in problems)
