@@ -2,12 +2,16 @@
 
 import json
 
+from huggingface_hub.repocard_data import CardData
+
 from .checkpoints import CheckpointInfo
 from .pdes import get_pde
 from .report import format_table
 
 SHOWN_STEPS = 10
 SUMMARY = ("residual_rms", "boundary_rms", "solve_error_median", "conservation_rate", "spectrum_error", "diversity")
+TASK = {"type": "unconditional-image-generation", "name": "PDE field generation"}
+TAGS = ["physics", "pde", "diffusion", "physics-informed", "reward-fine-tuning", "arxiv:2509.20570"]
 
 
 def rows_of(info: CheckpointInfo, rows: list[dict]) -> list[dict]:
@@ -68,3 +72,67 @@ For this equation, domain, resolution and distribution of inputs only. Samples s
 approximately: look at the residual and the forward-solve error above before relying on one. It is a demonstration of a
 method, not a solver.
 """
+
+
+def repository_card(
+    repo: str, members: list[tuple[dict, CheckpointInfo]], rows: list[dict], floors: dict[str, dict]
+) -> str:
+    """The README.md of a model repository: licence, library, tags and metrics as metadata, the benchmark's table, and
+    how to use it. `members` are manifest entries with what their files say."""
+    entries = [entry for entry, _ in members]
+    index = [found for entry, info in members if (found := model_index(entry, info, rows))]
+    metrics = sorted({metric["type"] for model in index for r in model["results"] for metric in r["metrics"]})
+    values = {"license": "mit", "library_name": "pirf", "tags": TAGS, "pipeline_tag": TASK["type"]}
+    metadata = CardData(**values | {"metrics": metrics, "model-index": index} if index else values)
+    ours = [row for row in rows if any(row in rows_of(info, rows) for _, info in members)]
+    table = format_table(ours, floors) if ours else "Not measured with `python -m pirf_app evaluate` yet."
+    listed = "\n".join(
+        f"| [`{e['name']}`]({e['name']}.md) | {get_pde(i.pde).title} | {i.method} | {i.resolution}x{i.resolution} "
+        f"| {e['size'] / 2**20:.1f} MB | `{e['sha256'][:12]}` |"
+        for e, i in members
+    )
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# PIRF checkpoints: {repo}
+
+Diffusion models of PDE fields, and models fine-tuned from them with a physics reward (PIRF,
+[arXiv 2509.20570](https://arxiv.org/abs/2509.20570)). A tuned file holds the changed tensors only and is read on top of
+its parent; `manifest.json` lists every file with its SHA-256. Never a pickle.
+
+| | benchmark | method | grid | size | SHA-256 |
+|---|---|---|---|---|---|
+{listed}
+
+## Use
+
+From a checkout of the app, `python -m pirf_app models pull {repo}` fetches and verifies {
+        "it" if len(entries) == 1 else "them"
+    }; with
+`PIRF_MODEL_REPO={repo} python app.py` the page offers them beside its own.
+
+## Figures
+
+Fields drawn from noise, measured against a real solver; "solver data" is the floor that held-out data reaches.
+
+{table}
+
+## Limits
+
+For these equations, domains, resolutions and distributions of inputs only. Samples solve the discretised equation
+approximately. A demonstration of a method, not a solver.
+"""
+
+
+def model_index(entry: dict, info: CheckpointInfo, rows: list[dict]) -> dict:
+    """A model's figures as the Hub's `model-index` takes them; {} where there are none."""
+    figures = card_figures(info, rows) or entry["figures"]
+    steps = figures.get("steps")
+    metrics = [
+        {"type": name, "name": f"{name.replace('_', ' ')}{f', {steps} steps' if steps else ''}", "value": figures[name]}
+        for name in SUMMARY
+        if isinstance(figures.get(name), int | float)
+    ]
+    data = {"type": info.pde, "name": f"{get_pde(info.pde).title}, {info.resolution}x{info.resolution}, solver data"}
+    return {"name": entry["name"], "results": [{"task": TASK, "dataset": data, "metrics": metrics}]} if metrics else {}

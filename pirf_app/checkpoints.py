@@ -21,11 +21,12 @@ from .diffusion.network import NetworkConfig
 from .diffusion.prior import PriorConfig
 from .diffusion.sampler import Schedule
 from .diffusion.tuned import TunedDenoiser
-from .pdes import get_pde
+from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
+from .pdes.units import in_units
 
 FORMAT_VERSION = 2
-MAX_BYTES = 200 * 2**20
+MAX_BYTES = 256 * 2**20  # a published network has 62 million parameters: 236 MB in single precision
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
 ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
@@ -73,17 +74,23 @@ class Checkpoint:
     info: CheckpointInfo
     sha256: str
 
+    @property
+    def problem(self) -> PDE:
+        """The benchmark in the units that the model was trained in; to sample or tune it, take this one."""
+        return in_units(get_pde(self.info.pde), self.info.normalisation)
+
 
 def file_sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> str:
+def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo, full: bool = False) -> str:
     """Writes `model` (a Denoiser, or a TunedDenoiser of which only the changed tensors are kept) and returns the
-    file's SHA-256. Network weights and prior directions are stored in half precision, the rest in float32."""
+    file's SHA-256. Network weights and prior directions are stored in half precision (unless `full`), the rest in
+    float32."""
     tensors = model.state_dict() if isinstance(model, Denoiser) else changed_tensors(model)
-    half = lambda key: key.startswith("network.") or key == "prior.directions"  # noqa: E731
+    half = lambda key: not full and (key.startswith("network.") or key == "prior.directions")  # noqa: E731
     packed = {
         k: v.detach().cpu().to(torch.float16 if half(k) else torch.float32).contiguous() for k, v in tensors.items()
     }
@@ -147,8 +154,7 @@ def _check_info(info: CheckpointInfo) -> None:
     shape = (info.resolution, channels * prior.inputs + network.hints, channels)
     if shape != (network.resolution, network.in_channels, network.out_channels) or network.to_dict() != info.network:
         raise InputError(f"the network does not fit {info.pde} at a resolution of {info.resolution}")
-    if info.normalisation != get_pde(info.pde).normalisation():
-        raise InputError(f"it was trained with another normalisation of {info.pde} fields")
+    in_units(get_pde(info.pde), info.normalisation)
     if not isinstance(info.method, str) or not info.method.strip():
         raise InputError(f"the method must be a name, not {shown(info.method)}")
     if not isinstance(info.recipe, dict) or not isinstance(info.figures, dict):
@@ -186,7 +192,7 @@ def load_checkpoint(
         parent = find_parent(info.parent)
         if not isinstance(parent.denoiser, Denoiser):
             raise CheckpointError(f"{path.name} continues a tuned checkpoint; its parent must be a base one")
-        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior")):
+        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior", "normalisation")):
             raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
         tensors = _read_tensors(path, parent.denoiser.state_dict(), whole=False)
         model = TunedDenoiser(parent.denoiser, float(info.handover))

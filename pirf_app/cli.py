@@ -14,7 +14,9 @@ import numpy as np
 import typer
 
 from .checkpoints import Library
+from .cli_benchmark import benchmark
 from .cli_finetune import finetune
+from .cli_hub import deploy, publish, pull
 from .cli_models import models
 from .cli_parts import (
     check_count,
@@ -28,6 +30,7 @@ from .cli_parts import (
     with_solver,
 )
 from .cli_reports import reference, table
+from .cli_tier import tier
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.sampler import SOLVERS, check_steps
@@ -42,6 +45,11 @@ app.add_typer(models, name="models")
 app.command()(finetune)
 app.command()(table)
 app.command()(reference)
+app.command()(tier)
+app.command()(benchmark)
+app.command()(deploy)
+models.command()(pull)
+models.command()(publish)
 
 Pde = Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")]
 Seed = Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")]

@@ -8,11 +8,13 @@ import typer
 
 from .cards import card_figures, model_card
 from .checkpoints import CheckpointError, Library, load_checkpoint, read_info
+from .cli_edm import import_edm_command
 from .report import read_report
 
 REPORT = Path(__file__).resolve().parent.parent / "assets" / "benchmark" / "report.json"
 Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]
 models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
+models.command(name="import-edm")(import_edm_command)
 
 
 @models.command(name="list")

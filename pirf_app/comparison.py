@@ -14,7 +14,8 @@ from .diffusion import denoiser
 from .diffusion.sampler import Schedule, initial_noise, together
 from .evaluation import CLOSED, SAME, flags, places, residual_rms
 from .pdes import PDE, get_pde
-from .pdes.base import MAX_SEED, InputError, check_number, shown
+from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
+from .resolutions import grid
 from .statistics import FLOOR_SEED
 
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
@@ -25,7 +26,8 @@ OWN = "my:"  # begins the method of a model that belongs to one visitor of the p
 
 @dataclass(frozen=True)
 class Settings:
-    """A request that passed `check_settings`; None in the schedule means the checkpoint's own value."""
+    """A request that passed `check_settings`; None in the schedule means the checkpoint's own value, and for the
+    resolution that of `grid`."""
 
     pde: str
     methods: tuple[str, ...]
@@ -35,6 +37,7 @@ class Settings:
     sigma_min: float | None = None
     sigma_max: float | None = None
     rho: float | None = None
+    resolution: int | None = None
 
     def schedule(self, own: Schedule) -> Schedule:
         changes = {k: getattr(self, k) for k in ("sigma_min", "sigma_max", "rho") if getattr(self, k) is not None}
@@ -90,10 +93,13 @@ class Comparison:
 
 
 def method_title(method: str) -> str:
-    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"; a visitor's own model has its name."""
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF", "pirf@OWNER/NAME" (from the Hub) ->
+    "PIRF (OWNER/NAME)"; a visitor's own model has its name."""
     if method.startswith(OWN):
         return method.removeprefix(OWN)
-    return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+    method, _, repo = method.partition("@")
+    title = TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+    return f"{title} ({repo})" if repo else title
 
 
 def whole_number(name: str, value: object, low: int, high: int, text: bool = False) -> int:
@@ -112,9 +118,9 @@ def optional_number(name: str, value: object) -> float | None:
     return None if value is None or value == "" else float(check_number(name, value, 0, 1e4))
 
 
-def available(library: Library, pde: str) -> list[str]:
-    """Methods that have a checkpoint for `pde` at its default resolution, "base" first."""
-    return library.methods(pde, get_pde(pde).default_resolution)
+def available(library: Library, pde: str, resolution: int | None = None) -> list[str]:
+    """Methods that have a checkpoint for `pde` on the `grid`, "base" first."""
+    return library.methods(pde, grid(library, pde, resolution))
 
 
 def check_settings(
@@ -127,12 +133,15 @@ def check_settings(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     rho: float | None = None,
+    resolution: int | None = None,
 ) -> Settings:
     """The request, checked and put in order (methods as the library lists them). Raises InputError."""
     get_pde(pde)
     if not isinstance(methods, list | tuple) or not all(isinstance(m, str) for m in methods):
         raise InputError(f"methods must be a list of names, not {shown(methods)}")
-    known = available(library, pde)
+    if resolution is not None:
+        resolution = whole_number("resolution", resolution, 8, MAX_RESOLUTION)
+    known = available(library, pde, resolution)
     for method in methods:
         if method not in known:
             names = ", ".join(known) or "none yet"
@@ -148,12 +157,14 @@ def check_settings(
         optional_number("sigma_min", sigma_min),
         optional_number("sigma_max", sigma_max),
         optional_number("rho", rho),
+        resolution,
     )
 
 
 def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):
     """Checks the request, then returns an iterator over a `Preview` per sampler step (methods in turn) and, last, the
-    `Comparison`. `schedule` may override sigma_min, sigma_max and rho. Raises InputError or CheckpointError."""
+    `Comparison`. `schedule` may override sigma_min, sigma_max and rho, and ask for a resolution. Raises InputError or
+    CheckpointError."""
     return run(library, check_settings(library, pde, methods, steps, n, seed, **schedule))
 
 
@@ -165,19 +176,25 @@ def last(events: Iterator) -> Comparison:
 
 def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
     """`compare` for checked settings: loads the models, checks the noise schedule with theirs, returns the iterator."""
-    checkpoints = [library.load(settings.pde, method) for method in settings.methods]
-    schedules = [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
-    return sample_all(settings, checkpoints, schedules)
+    return sample_all(settings, *models(library, settings))
+
+
+def models(library: Library, settings: Settings) -> tuple[list[Checkpoint], list[Schedule]]:
+    """The models that `settings` name, and the noise schedule of each. Raises InputError."""
+    resolution = grid(library, settings.pde, settings.resolution)
+    checkpoints = [library.load(settings.pde, method, resolution) for method in settings.methods]
+    return checkpoints, [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
 
 
 def sample_all(
     settings: Settings, checkpoints: list[Checkpoint], schedules: list[Schedule]
 ) -> Iterator[Preview | Comparison]:
-    pde = get_pde(settings.pde)
+    problems = [checkpoint.problem for checkpoint in checkpoints]
     resolution = checkpoints[0].info.resolution
-    noise = initial_noise(settings.n, (len(pde.channels), resolution, resolution), settings.seed)
+    device = next(checkpoints[0].denoiser.parameters()).device
+    noise = initial_noise(settings.n, (len(problems[0].channels), resolution, resolution), settings.seed).to(device)
     for checkpoint in checkpoints:
-        checkpoint.denoiser.autocast = denoiser.native_bfloat16()  # someone is waiting, and it is twice as fast
+        checkpoint.denoiser.autocast = denoiser.native_bfloat16(device)  # someone is waiting, and it is twice as fast
     groups = places(schedules)
     samplers = {
         schedule: together([checkpoints[i].denoiser for i in members], noise, schedule)
@@ -193,13 +210,14 @@ def sample_all(
             for i, step in zip(members, steps, strict=True):
                 states[i] = step
                 seconds[i] += spent
-                fields = pde.denormalise(step.denoised).numpy()
+                fields = problems[i].denormalise(step.denoised.cpu()).numpy()
                 yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
     for sampler in samplers.values():
         sampler.close()
     results = []
     for i, checkpoint in enumerate(checkpoints):
-        results.append(measure(checkpoint, pde.denormalise(states[i].x), settings, states[i].nfe, seconds[i]))
+        fields = problems[i].denormalise(states[i].x.cpu())
+        results.append(measure(checkpoint, fields, settings, states[i].nfe, seconds[i]))
     yield conclude(settings, results, data_floors(settings.pde, resolution))
 
 

@@ -93,18 +93,20 @@ def places(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
 def draw_together(
     checkpoints: list[Checkpoint], steps: int, n: int, seed: int, batch: int = 32, workers: Team = ALONE
 ) -> tuple[list[Tensor], int]:
-    """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one.
+    """`n` samples `[n, c, N, N]` in physical units of each checkpoint from the same noise, and the NFE of one; drawn on
+    the device that the models are on, returned on the CPU.
 
     The checkpoints must agree on the PDE, the resolution and the sampler; what they have in common is computed once.
     The processes of a team draw a share each, and all get all samples."""
-    info = checkpoints[0].info
-    pde, schedule = get_pde(info.pde), info.schedule.with_steps(steps)
-    noise = initial_noise(n, (len(pde.channels), info.resolution, info.resolution), seed)
+    info, problems = checkpoints[0].info, [c.problem for c in checkpoints]
+    schedule = info.schedule.with_steps(steps)
+    noise = initial_noise(n, (len(problems[0].channels), info.resolution, info.resolution), seed)
     denoisers, parts = [c.denoiser for c in checkpoints], []
+    device = next(denoisers[0].parameters()).device
     for part in workers.share(noise).split(batch):
         if len(part):
-            *_, ends = together(denoisers, part.to(workers.device), schedule)
-            parts.append([pde.denormalise(end.x).cpu() for end in ends])
+            *_, ends = together(denoisers, part.to(device), schedule)
+            parts.append([pde.denormalise(end.x.cpu()) for pde, end in zip(problems, ends, strict=True)])
     fields = [torch.cat(drawn) for drawn in zip(*workers.gather(parts), strict=True)]
     return fields, schedule.evaluations(steps)
 

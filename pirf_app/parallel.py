@@ -55,6 +55,11 @@ class Team:
 ALONE = Team()
 
 
+def alone_on(device: str) -> Team:
+    """A team of one on a device ("cpu", "cuda")."""
+    return Team(device=torch.device(device))
+
+
 @cache
 def team() -> Team:
     """The team that a launcher has made this process a member of."""

@@ -78,13 +78,9 @@ def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, 
 
 
 def test_a_learning_rate_of_ten_ends_in_words_and_the_rest_goes_on(clients):
-    try:
-        result = clients[0].predict(**QUICK, updates=200, learning_rate=10, api_name="/finetune")
-    except AppError as error:
-        assert "diverged" in str(error)
-    else:
-        assert result["phase"] in ("diverged", "complete")
-        assert load_file(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
+    result = clients[0].predict(**QUICK, updates=200, learning_rate=10, api_name="/finetune")
+    assert result["phase"] in ("diverged", "complete")
+    assert load_file(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
     assert clients[1].predict("darcy", ["base"], 2, 1, 0, api_name="/compare")["rows"]
 
 

@@ -89,10 +89,18 @@ def training_data(pde: PDE, n: int, resolution: int, seed: int, chunk: int) -> T
 class Pretraining:
     """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it.
 
-    No more modes are kept than the grid has, and one where there is no prior. Raises InputError for a network or a
-    prior that does not fit."""
+    It trains on fresh solver data, or on a pool of normalised fields `[n, c, N, N]` (float32, on any device): one that
+    is given, which `save` then leaves out, or its own for a PDE with a slow solver. No more modes are kept than the
+    grid has, and one where there is no prior. Raises InputError for a network or a prior that does not fit."""
 
-    def __init__(self, pde: PDE, network: NetworkConfig, config: PretrainConfig, workers: Team = ALONE):
+    def __init__(
+        self,
+        pde: PDE,
+        network: NetworkConfig,
+        config: PretrainConfig,
+        workers: Team = ALONE,
+        pool: Tensor | None = None,
+    ):
         network.check()
         channels = len(pde.channels)
         config = replace(config, prior_box=min(config.prior_box, network.resolution))
@@ -110,7 +118,7 @@ class Pretraining:
         self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))
         self.update = 0
         self.seconds = 0.0
-        self.pool: Tensor | None = None
+        self.pool, self.pool_given = pool, pool is not None
         self.ahead: dict[int, Tensor] = {}
 
     def fit_prior(self) -> None:
@@ -119,7 +127,7 @@ class Pretraining:
             if self.pool is None:
                 fields = training_data(self.pde, c.prior_samples, self.model.config.resolution, c.seed, PRIOR_CHUNK)
             else:
-                fields = self.turned(self.pool, torch.Generator().manual_seed(c.seed))
+                fields = self.turned(self.pool[: c.prior_samples], torch.Generator().manual_seed(c.seed))
             prior = ModePrior.fit(fields, c.prior_box, self.model.prior_config.bases)
             for model in (self.model, self.ema):
                 model.prior.load_state_dict(prior.state_dict())
@@ -139,6 +147,13 @@ class Pretraining:
             mine = training_data(self.pde, c.batch, self.model.config.resolution, c.seed, number)
             self.ahead = dict(enumerate(self.workers.gather([mine]), self.update))
         return self.ahead.pop(self.update)
+
+    def noise(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+        """Standard normal; a GPU draws its own, for the CPU could not keep up with it."""
+        if torch.device(self.device).type == "cpu":
+            return torch.randn(shape, generator=draw)
+        own = torch.Generator(self.device).manual_seed(draw.initial_seed())
+        return torch.randn(shape, generator=own, device=self.device)
 
     def turned(self, fields: Tensor, draw: torch.Generator) -> Tensor:
         """`fields`, each under a random symmetry of the PDE."""
@@ -164,7 +179,7 @@ class Pretraining:
             start = time.perf_counter()
             draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
             clean = self.batch(draw).to(self.device)
-            noise = torch.randn(clean.shape, generator=draw).to(self.device)
+            noise = self.noise(clean.shape, draw)
             sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.device)
             rate = self.learning_rate()
             for group in self.optimiser.param_groups:
@@ -195,28 +210,30 @@ class Pretraining:
         """Everything that `load` needs, replaced atomically."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        if self.pool is not None:
+        if self.pool is not None and not self.pool_given:
             tensors["pool"] = self.pool
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
         save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
-    def load(cls, pde: PDE, path: Path, workers: Team = ALONE) -> "Pretraining":
-        """The run that `save` wrote. Raises InputError if the file is damaged or another PDE's."""
+    def load(cls, pde: PDE, path: Path, workers: Team = ALONE, pool: Tensor | None = None) -> "Pretraining":
+        """The run that `save` wrote, on the `pool` that it was given if it was. Raises InputError if the file is
+        damaged or another PDE's."""
         tensors, optimiser, meta = load_run(path)
         if "network" not in meta:
             raise InputError(f"{path} is not the state of a pre-training run")
         if meta["pde"] != pde.name:
             raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
         try:
-            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers)
+            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
             for prefix, model in (("model.", run.model), ("ema.", run.ema)):
                 model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         except (TypeError, RuntimeError):
             raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
         run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
-        run.update, run.seconds, run.pool = meta["update"], meta["seconds"], tensors.get("pool")
+        run.update, run.seconds = meta["update"], meta["seconds"]
+        run.pool = tensors.get("pool", pool)
         return run
 
     def info(self, figures: dict | None = None) -> CheckpointInfo:

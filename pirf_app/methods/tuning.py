@@ -17,7 +17,7 @@ from ..diffusion import denoiser
 from ..diffusion.run_state import load_run, save_run
 from ..diffusion.tuned import TunedDenoiser
 from ..parallel import ALONE, Team
-from ..pdes import PDE, InputError, get_pde
+from ..pdes import PDE, InputError
 from ..pdes.base import shown
 from .handover import Handovers
 from .pirf_config import DivergedError, PirfStep, PoolStep, Working
@@ -39,7 +39,7 @@ class Tuning(ABC):
 
     def __init__(self, base: Checkpoint, config, handover: float, workers: Team = ALONE):
         self.base, self.config, self.workers = base, config, workers
-        self.pde: PDE = get_pde(base.info.pde)
+        self.pde: PDE = base.problem
         tuned = isinstance(base.denoiser, TunedDenoiser)
         if tuned and not isclose(handover, base.denoiser.handover, rel_tol=1e-5):
             raise InputError(

@@ -4,8 +4,10 @@ import gradio as gr
 
 from .. import comparison as cmp
 from ..pdes.base import InputError
+from . import gpu
 from .compare import COMPUTE
 from .lane import Lanes
+from .models_table import own_entry, own_models
 from .own import Visitors
 
 
@@ -21,23 +23,27 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         rho: float | None = None,
+        resolution: int | None = None,
         request: gr.Request = None,
     ) -> dict:
         """Samples `n` fields with every method from the same noise and measures them: rows, floors, sentence, settings.
-        The seed may be text (seeds reach 2^63 - 1); empty schedule values mean the checkpoint's own."""
+        The seed may be text (seeds reach 2^63 - 1); empty schedule values mean the checkpoint's own, and without a
+        resolution it is 128 where a GPU samples and there are such checkpoints, else 64."""
         try:
-            schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+            schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
             library = visitors.library(request.session_hash)
             settings = cmp.check_settings(library, pde, methods, steps, n, seed, **schedule)
             with lanes.sampling.turn():
-                return cmp.last(lanes.steps(lanes.do(lambda: cmp.run(library, settings)))).to_dict()
+                return cmp.last(lanes.steps(lanes.do(lambda: gpu.run(library, settings)))).to_dict()
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    def models() -> list[dict]:
-        """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures."""
+    def models(request: gr.Request = None) -> list[dict]:
+        """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures. Those
+        that are not bundled say where they come from (source); of visitors' own models one's own are listed."""
         try:
-            return visitors.shared.manifest()
+            own = own_models(visitors, request.session_hash)
+            return visitors.shared.manifest() + [own_entry(model) for model in own]
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

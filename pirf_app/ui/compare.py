@@ -13,11 +13,11 @@ from ..checkpoints import Library
 from ..exports import FIRST_VIEW
 from ..pdes import get_pde
 from ..pdes.base import InputError
-from . import links, parts, words
+from . import gpu, links, parts, words
 from .figures import plotly_grid
 from .files import export, first_view
 from .lane import Lanes, queued
-from .models import offered
+from .models import offered, recommended
 from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
@@ -166,7 +166,7 @@ class CompareTab:
     def schedule_hint(self, pde: str, name: str) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
         try:
-            own = getattr(self.library.load(pde, self.models[pde][0]).info.schedule, name)
+            own = getattr(recommended(self.library, pde, self.models[pde][0]), name)
         except (InputError, LookupError):
             return {"placeholder": "the checkpoint's own"}
         return {"placeholder": f"the checkpoint's own: {own:g}"}
@@ -179,6 +179,10 @@ class CompareTab:
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
         choices = self.method_choices(pde, library=self.visitors.library(request.session_hash))
         return words.equation(get_pde(pde)), gr.update(**choices), *hints
+
+    def on_return(self, pde: str, methods: list[str], request: gr.Request):
+        """The methods again: some may have come or gone while another tab was open."""
+        return gr.update(**self.method_choices(pde, methods, self.visitors.library(request.session_hash)))
 
     def on_begin(self, previous: str):
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
@@ -207,7 +211,7 @@ class CompareTab:
                 return
             start = time.perf_counter()
             sketch = Sketch(settings, sample or 0, Player.number(get_pde(settings.pde), frame, what))
-            for event in self.lanes.steps(self.lanes.do(lambda: cmp.run(library, settings))):
+            for event in self.lanes.steps(self.lanes.do(lambda: gpu.run(library, settings))):
                 if not self.tickets.get(ticket):
                     if ticket in self.tickets:  # stopped, not followed by another run
                         yield {self.status: parts.STOPPED, self.preview: ""}

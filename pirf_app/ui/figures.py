@@ -8,8 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import plotly.graph_objects as go
 from gradio.components.plot import PlotData
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from .panels import Column, Grid
 from .words import Axis
@@ -170,6 +168,10 @@ def colour_axis(column: Column, centre: float, share: float, height: int) -> dic
 def png_grid(grid: Grid, heading: str, sentence: str) -> bytes:
     """The same grid as a picture on white, 150 dots per inch, for slides and papers."""
     rows, columns = len(grid.rows), len(grid.columns)
+    # Here, not above: they look for fonts, which the page does not need to open.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.1 * columns + 0.6, 2.25 * rows + 1.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False)

@@ -1,9 +1,16 @@
 """Which models there are to choose from, and what is wrong with those that cannot be used."""
 
-from ..checkpoints import CheckpointError, Library
+import atexit
+import logging
+import threading
+
+from ..checkpoints import CheckpointError, Library, file_sha256, read_info
 from ..comparison import available
+from ..diffusion.sampler import Schedule
 from ..pdes import pde_names
 from ..pdes.base import InputError
+
+log = logging.getLogger(__name__)
 
 
 def offered(library: Library) -> dict[str, list[str]]:
@@ -16,7 +23,8 @@ def offered(library: Library) -> dict[str, list[str]]:
 
 
 def problems(library: Library) -> list[str]:
-    """One sentence for each checkpoint that cannot be used."""
+    """One sentence for each checkpoint that cannot be used, from its hash and what it says of itself: what the strict
+    loader looks at besides is in a file that has the right hash, unless it was listed with that flaw."""
     found = []
     try:
         entries = library.manifest()
@@ -24,11 +32,40 @@ def problems(library: Library) -> list[str]:
         return [str(error)]
     if not entries:
         return ["there are no checkpoints here yet, so nothing can be computed"]
+    known = {entry["sha256"] for entry in entries}
     for entry in entries:
+        path = library.folder / entry["file"]
         try:
-            library.load(entry["pde"], entry["method"], entry["resolution"])
+            info = read_info(path)
+            if file_sha256(path) != entry["sha256"]:
+                found.append(f"{entry['file']} is not the file that the manifest lists: its SHA-256 differs")
+            elif info.parent is not None and info.parent not in known:
+                found.append(f"{entry['file']} cannot be used: its parent {info.parent[:12]} is not here")
         except InputError as error:
             found.append(str(error))
-        except (KeyError, TypeError):
-            found.append("the manifest of the checkpoints has an entry that cannot be read")
     return found
+
+
+def warm_up(library: Library, seconds: float) -> None:
+    """Loads every checkpoint, strictly, in the background after so many seconds, so that nobody has to wait for that;
+    logs what cannot be used. Ends before the process does: torch aborts if it is cut off at work."""
+    stop = threading.Event()
+
+    def work() -> None:
+        stop.wait(seconds)
+        for entry in [] if stop.is_set() or problems(library) else library.manifest():
+            if stop.is_set():
+                return
+            try:
+                library.load(entry["pde"], entry["method"], entry["resolution"])
+            except InputError as error:
+                log.warning("%s", error)
+
+    thread = threading.Thread(target=work, daemon=True, name="warm-up")
+    thread.start()
+    atexit.register(lambda: (stop.set(), thread.join()))
+
+
+def recommended(library: Library, pde: str, method: str) -> Schedule:
+    """The noise schedule that a model recommends, without loading it. Raises InputError."""
+    return read_info(library.folder / library.find(pde, method)["file"]).schedule

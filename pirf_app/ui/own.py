@@ -40,6 +40,7 @@ class OwnModel:
     size: int
     info: CheckpointInfo
     history: object = field(default=None, repr=False)  # the curves of the run that made it, if it was made here
+    source: str = "yours"  # or the repository and commit that it was fetched from
 
     @property
     def method(self) -> str:
@@ -54,7 +55,9 @@ class OwnModels(Library):
         self.shared, self.own_folder, self._room, self._read = shared, folder, room, read
         self._models: dict[str, OwnModel] = {}
 
-    def add(self, path: Path, name: str | None = None, history: object = None) -> OwnModel:
+    def add(
+        self, path: Path, name: str | None = None, history: object = None, source: str = OwnModel.source
+    ) -> OwnModel:
         """Takes a checkpoint file in under `name` (else its file's), after the strict loader has read it.
 
         Raises InputError with a reason."""
@@ -68,7 +71,7 @@ class OwnModels(Library):
         checkpoint = load_checkpoint(path, self.find_parent)
         kept = self.own_folder / f"{name}.safetensors"
         shutil.copyfile(path, kept)
-        self._models[name] = OwnModel(name, kept, checkpoint.sha256, size, info, history)
+        self._models[name] = OwnModel(name, kept, checkpoint.sha256, size, info, history, source)
         return self._models[name]
 
     def free_name(self, name: str) -> str:

@@ -9,12 +9,14 @@ import torch
 
 from ..checkpoints import BUNDLED, MAX_BYTES, Library
 from ..exports import FIRST_VIEW
-from . import parts, thumbnails
+from ..sources import Collection
+from . import gpu, parts, thumbnails
 from .api import add_api
 from .api_finetune import add_finetune
 from .compare import SHOW_LINK, CompareTab
 from .lane import Lanes
-from .models import problems
+from .models import problems, warm_up
+from .models_tab import PRIVATE, ModelsTab
 from .own import Visitors
 from .theme import CSS, theme
 from .train import TRAIN, TrainTab
@@ -25,6 +27,7 @@ HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
 <p>Diffusion models draw fields that should solve a partial differential equation. See how far each is from doing so:
 a baseline and its fine-tuned twin, from the same noise, next to a real solver.
 <a href="{PAPER}" target="_blank" rel="noopener">Paper</a></p>"""
+WARM_UP = 2.0  # seconds that the page has for itself before models are loaded
 SESSIONS = 200  # whose results are kept in memory
 
 
@@ -38,8 +41,9 @@ def usable_cores() -> int:
 
 
 def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: Lanes | None = None) -> gr.Blocks:
-    """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one."""
-    library = library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED))
+    """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one. The models of
+    the Hub repository PIRF_MODEL_REPO come to it in the background."""
+    library = Collection(library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)))
     visitors, lanes = Visitors(library), lanes or Lanes()
 
     def away(request: gr.Request):
@@ -51,11 +55,16 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         found = problems(library)
         gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
         with gr.Tabs():
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as compare:
                 tab = CompareTab(visitors, lanes, first_view)
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
                 training = TrainTab(visitors, lanes, tab)
                 training.open(train_tab)
+            with gr.Tab("Models", id="models") as models:
+                listed = ModelsTab(visitors, library)
+        compare.select(tab.on_return, [tab.pde, tab.methods], tab.methods, queue=False, **PRIVATE)
+        now = [listed.arrivals, listed.clock, listed.table, listed.mine]
+        gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **PRIVATE)
         opened = demo.load(
             tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
         )
@@ -64,6 +73,10 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         add_api(visitors, lanes)
         add_finetune(visitors, lanes, training.recipes, TRAIN)
         demo.unload(away)
+    if repository := os.environ.get("PIRF_MODEL_REPO"):
+        library.follow(repository)
+    if not gpu.spaces:  # a process for a shared GPU is a copy of this one: threads at work then could leave locks shut
+        warm_up(library.bundled, WARM_UP)
     return demo.queue(max_size=64)
 
 

@@ -144,6 +144,26 @@ CSS = """
 .figures .better { color: #047857; } .figures .worse { color: #b45309; }
 .dark .figures .better { color: #34d399; } .dark .figures .worse { color: #fbbf24; }
 #downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
+
+#models-intro p { max-width: 100ch; margin: 0; }
+#models-intro .html-container, #models-table .html-container { padding: 0 2px !important; }
+#models-status .html-container, #models-arrivals .html-container { padding: 0 2px !important; }
+#models-status:not(:has(.caption)):not(:has(.problem)):not(:has(.progress)) { display: none; }
+#models-arrivals:not(:has(.problem)):not(:has(.progress)) { display: none; }
+#models-tools { align-items: stretch; gap: 16px; flex-wrap: wrap; }
+.tool { gap: 8px; padding: 10px 12px 12px; border: 1px solid var(--border-color-primary); flex: 1 1 260px; }
+.tool { border-radius: var(--block-radius); background: var(--block-background-fill); justify-content: flex-end; }
+.tool .block { border: none !important; padding: 0 !important; background: none; }
+.tool .form { border: none; background: none; gap: 0; }
+.tool button { font-weight: 500; } #models-buttons { gap: 8px; } #models-buttons button { min-width: 90px !important; }
+#models-status p { margin: 0; }
+.models th, .models td { text-align: left; } .models tr.own th { color: var(--primary-700); }
+.dark .models tr.own th { color: var(--primary-300); }
+.models tbody th { font-weight: 500; } .models tr > th:first-child { position: sticky; left: 0; }
+.models tr > th:first-child { background: var(--body-background-fill) !important; padding-right: 14px !important; }
+.models thead th { font-size: 0.84rem; }
+.models td:nth-child(n + 7), .models thead th:nth-child(n + 7) { text-align: right; }
+.models code { font-size: 0.82rem; background: none; }
 @media (max-width: 860px) {
   #compare, #pde { width: calc(100% + 36px); margin: 0 -18px; }
   #compare { flex-direction: column; align-items: stretch; }

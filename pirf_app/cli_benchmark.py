@@ -1,0 +1,68 @@
+"""`python -m pirf_app benchmark`: speed and memory of sampling and fine-tuning on this machine."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from .benchmark import TRAINABLE, best_device, conditions, fine_tuning, sampling
+from .checkpoints import Library
+from .cli_parts import check_count, check_folder, say, split, whole_numbers
+from .diffusion.sampler import check_steps
+from .pdes import InputError, pde_names
+from .pdes.base import check_whole
+
+
+def megabytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**20:.0f} MB"
+
+
+def benchmark(
+    pde: Annotated[str, typer.Option(help="benchmarks to sample, separated by commas, or all")] = "all",
+    steps: Annotated[str, typer.Option(help="step counts separated by commas")] = "10,20",
+    n: Annotated[int, typer.Option(help="samples drawn at once")] = 4,
+    tune: Annotated[str, typer.Option(help="benchmarks to fine-tune, separated by commas, all, or none")] = "darcy",
+    last_steps: Annotated[str, typer.Option(help="values of K separated by commas")] = "1,2",
+    trainable: Annotated[str, typer.Option(help=f"layers to train: all of, or some of {','.join(TRAINABLE)}")] = "all",
+    batch: Annotated[int, typer.Option(help="samples an update")] = 8,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu (default: cuda where there is one)")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="file to write")] = None,
+) -> None:
+    """Measure sampling (seconds, peak memory) per benchmark and step count, and fine-tuning (updates a second, peak
+    memory) per K and trained layers. At the default resolution, with the base checkpoints."""
+    device = device or best_device()
+    if device not in ("cuda", "cpu") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"there is no device {device!r} here: choose cpu, or cuda where there is one")
+    counts = [check_steps(count) for count in whole_numbers("steps", steps)]
+    depths = [check_whole("last-steps", k, 1, 20) for k in whole_numbers("last-steps", last_steps)]
+    # "all" is itself a suffix of the network, so here it stands for every one of them.
+    layers = split("trainable", trainable, list(TRAINABLE))
+    if unknown := set(layers) - set(TRAINABLE):
+        raise InputError(f"trainable must be of {', '.join(TRAINABLE)}, not {sorted(unknown)[0]!r}")
+    check_count(n)
+    check_whole("batch", batch, 1, 1024)
+    if json_path:
+        check_folder(json_path)
+    library = Library()
+    drawn = [(library.load(name, "base"), count) for name in split("pde", pde, pde_names()) for count in counts]
+    tuned = [] if tune == "none" else [library.load(name, "base") for name in split("tune", tune, pde_names())]
+    report = {"sampling": [], "finetuning": [], "environment": conditions(device)}
+    say(f"on {report['environment']['device']}, {report['environment']['threads']} threads")
+    for checkpoint, count in drawn:
+        row = sampling(checkpoint, count, n, device)
+        report["sampling"].append(row)
+        seconds = f"{row['seconds']:.3f} s, {row['seconds'] / n:.4f} s a sample"
+        print(f"{row['pde']:<12}{count:>3} steps, {n} samples: {seconds}, peak memory {megabytes(row['peak_bytes'])}")
+    for checkpoint in tuned:
+        checkpoint.denoiser.to("cpu")
+        for k in depths:
+            for part in layers:
+                row = fine_tuning(checkpoint, k, part, batch, device)
+                report["finetuning"].append(row)
+                rate = f"{row['updates_per_second']:.2f} updates a second of {batch}"
+                print(f"{row['pde']:<12}K = {k}, {part:<8}: {rate}, peak memory {megabytes(row['peak_bytes'])}")
+    if json_path:
+        json_path.write_text(json.dumps(report, indent=1) + "\n")
+        say(f"wrote {json_path}")

@@ -1,0 +1,179 @@
+"""The Models tab: every model there is, and the ways to add one: a repository of the Hub, a file."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import gradio as gr
+from huggingface_hub import constants
+
+from ..hub import Snapshot, fetch
+from ..hub_client import Transfer
+from ..pdes.base import InputError
+from ..sources import Collection, HubLibrary
+from . import parts, push
+from .models_table import arriving, bar, own_entry, own_models, table
+from .own import MAX_NAME, Visitor, Visitors
+
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+VISITOR_BYTES, VISITOR_SECONDS = 128 * 2**20, 180.0  # for a repository that a visitor asks for
+AT_ONCE = 2  # such repositories at a time; others wait
+EVERY = 0.4  # seconds between two looks at a download
+SKIP = (gr.skip(), gr.skip())
+BUSY = "the Hub is being asked for other visitors just now: try again in a minute"
+INTRO = """Models that are bundled with this app or that its owner added are there for everyone. What you add here only
+you can see, until you close the page: fetch a repository of checkpoints from the Hugging Face Hub, or upload one file.
+Every file is checked before it is used."""
+
+
+def in_background(work: Callable[[], object]) -> Future:
+    """Runs `work` on a thread that does not keep the server from ending."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def counted(models: int) -> str:
+    return f"{models} {'model' if models == 1 else 'models'}"
+
+
+class ModelsTab:
+    """Builds the tab inside an open `gr.Tab` context and holds its components."""
+
+    def __init__(self, visitors: Visitors, collection: Collection):
+        self.visitors, self.collection = visitors, collection
+        self.places = threading.BoundedSemaphore(AT_ONCE)
+        gr.HTML(f'<p class="caption">{INTRO}</p>', elem_id="models-intro")
+        with gr.Row(elem_id="models-tools"):
+            with gr.Column(min_width=260, elem_classes="tool"):
+                label = "Repository on the Hugging Face Hub"
+                self.repo = gr.Textbox(label=label, placeholder="OWNER/NAME", max_lines=1, elem_id="models-repo")
+                self.fetch = gr.Button("Fetch", variant="primary", size="sm", elem_id="models-fetch")
+            with gr.Column(min_width=260, elem_classes="tool"):
+                self.mine = gr.Dropdown([], label="Your own models", elem_id="models-own")
+                with gr.Row(elem_id="models-buttons"):
+                    self.upload = gr.UploadButton(
+                        "Add a file", file_types=[".safetensors"], size="sm", elem_id="models-upload"
+                    )
+                    self.remove = gr.Button("Remove", size="sm", elem_id="models-remove")
+            self.push = push.controls() if push.possible() else None
+        self.status = gr.HTML(elem_id="models-status")
+        self.arrivals = gr.HTML(elem_id="models-arrivals")
+        self.table = gr.HTML(self.table_for(None), elem_id="models-table")
+        self.clock = gr.Timer(1.5, active=False)
+        self.connect()
+
+    def connect(self) -> None:
+        shown = [self.table, self.mine]
+        gr.on(
+            [self.fetch.click, self.repo.submit],
+            self.on_fetch,
+            self.repo,
+            [self.status, *shown],
+            concurrency_limit=8,
+            trigger_mode="once",
+            **PRIVATE,
+        )
+        self.upload.upload(self.on_upload, self.upload, [self.status, *shown], concurrency_limit=2, **PRIVATE)
+        self.remove.click(self.on_remove, self.mine, [self.status, *shown], queue=False, **PRIVATE)
+        self.clock.tick(self.on_clock, None, [self.arrivals, self.clock, *shown], queue=False, **PRIVATE)
+        if self.push:
+            self.push.connect(self.on_push_file, self.mine, self.status)
+
+    def visitor(self, request: gr.Request) -> Visitor:
+        return self.visitors.of(request.session_hash)
+
+    def table_for(self, session: str | None) -> str:
+        """The table that a session sees; what is wrong with the manifest, if it cannot be read."""
+        try:
+            return table(self.entries(session))
+        except InputError as error:
+            return parts.problem(error)
+
+    def entries(self, session: str | None) -> list[dict]:
+        return self.collection.manifest() + [own_entry(model) for model in own_models(self.visitors, session)]
+
+    def shown(self, request: gr.Request):
+        """The table and the choice of own models, as they are now."""
+        names = [model.name for model in own_models(self.visitors, request.session_hash)]
+        return self.table_for(request.session_hash), gr.update(choices=names, value=names[-1] if names else None)
+
+    def on_clock(self, request: gr.Request):
+        """What the server is fetching by itself; the clock runs until that has come or failed."""
+        waiting = any(arrival.state == "fetching" for arrival in self.collection.arrivals)
+        return arriving(self.collection.arrivals), gr.Timer(active=waiting), *self.shown(request)
+
+    def on_fetch(self, text: str, request: gr.Request):
+        if not self.places.acquire(blocking=False):
+            yield parts.problem(BUSY), gr.skip(), gr.skip()
+            return
+        transfer = Transfer(VISITOR_SECONDS, VISITOR_BYTES)
+        job = in_background(lambda: self.fetch_and_leave(text, transfer))
+        try:
+            while not job.done():
+                yield bar(f"Fetching {transfer.file} … {transfer.progress()}", transfer.done, transfer.total), *SKIP
+                time.sleep(EVERY)
+            yield self.added(job.result(), self.visitor(request)), *self.shown(request)
+        except InputError as error:
+            yield parts.problem(error), *self.shown(request)
+
+    def fetch_and_leave(self, text: str, transfer: Transfer) -> HubLibrary:
+        """A checked repository, fetched as anyone may: without this server's token, and into a cache of its own."""
+        try:
+            snapshot: Snapshot = fetch(text, transfer, False, Path(constants.HF_HUB_CACHE).parent / "pirf-public")
+            return HubLibrary(snapshot, self.collection)
+        finally:
+            self.places.release()
+
+    def added(self, found: HubLibrary, visitor: Visitor) -> str:
+        """Takes the models of a repository in as the visitor's own; what there is to say about it."""
+        known = {entry["sha256"] for entry in self.collection.manifest()}
+        known |= {model.sha256 for model in visitor.models.mine()}
+        new = [entry for entry in found.manifest() if entry["sha256"] not in known]
+        problems, added = list(found.problems), []
+        for entry in sorted(new, key=lambda entry: entry["parent"] is not None):  # a parent before its child
+            name = f"{entry['name']}-{found.snapshot.repo.split('/')[1]}"[:MAX_NAME].strip()
+            try:
+                model = visitor.models.add(found.folder / entry["file"], name, source=found.snapshot.title)
+                added.append(model.name)
+            except InputError as error:
+                problems.append(str(error))
+                break
+        same = len(found.manifest()) - len(new)
+        said = [f"{counted(len(added))} added from {found.snapshot.title}" if added else ""]
+        said.append(f"{counted(same)} of {found.snapshot.repo}: here already" if same else "")
+        said.append(found.snapshot.note)
+        good = "".join(f'<p class="caption">{parts.as_sentence(text)}</p>' for text in said if text)
+        return good + "".join(parts.problem(text) for text in problems)
+
+    def on_upload(self, path: str, request: gr.Request):
+        try:
+            model = self.visitor(request).models.add(Path(path))
+            said = f'<p class="caption">{parts.as_sentence(f"{model.name} is one of your models now")}</p>'
+        except InputError as error:
+            said = parts.problem(error)
+        finally:
+            Path(path).unlink(missing_ok=True)
+        return said, *self.shown(request)
+
+    def on_remove(self, name: str | None, request: gr.Request):
+        try:
+            self.visitor(request).models.remove(name or "")
+            said = f'<p class="caption">{parts.as_sentence(f"{name} is removed")}</p>'
+        except InputError as error:
+            said = parts.problem(error)
+        return said, *self.shown(request)
+
+    def on_push_file(self, name: str | None, request: gr.Request):
+        """The visitor's model of that name and the library that knows its parent. Raises InputError."""
+        models = self.visitor(request).models
+        return models.own(name or ""), models

@@ -1,0 +1,95 @@
+"""All models as one table, as HTML."""
+
+from html import escape
+
+from ..comparison import OWN, method_title, percent
+from ..pdes import get_pde
+from ..pdes.base import InputError
+from ..sources import BUNDLED, Arrival
+from . import parts
+from .own import OwnModel, OwnModels, Visitors
+
+COLUMNS = (
+    ("Model", ""),
+    ("Equation", ""),
+    ("Method", ""),
+    ("Grid", ""),
+    ("From", ""),
+    ("Tuned from", ""),
+    ("Residual RMS", "at 10 steps"),
+    ("Forward-solve error", "median"),
+    ("Size", ""),
+    ("SHA-256", "of the file"),
+)
+
+
+def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
+    """A session's own models, without making it a visitor if it has none."""
+    library = visitors.library(session) if session else None
+    return library.mine() if isinstance(library, OwnModels) else []
+
+
+def own_entry(model: OwnModel) -> dict:
+    """A visitor's model as an entry of a manifest."""
+    info = model.info
+    entry = {"name": model.name, "file": model.path.name, "sha256": model.sha256, "size": model.size}
+    entry |= {"pde": info.pde, "resolution": info.resolution, "method": model.method, "parent": info.parent}
+    return entry | {"figures": info.figures, "source": model.source}
+
+
+def figure(figures: dict, name: str, show) -> str:
+    value = figures.get(name)
+    return show(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+
+
+def title(pde: str) -> str:
+    try:
+        return get_pde(pde).title
+    except InputError:  # an entry that a hand wrote into a manifest
+        return pde
+
+
+def row(entry: dict, names: dict[str, str]) -> str:
+    parent = entry["parent"]
+    own = entry["method"].startswith(OWN)
+    cells = [
+        escape(entry["name"]),
+        escape(title(entry["pde"])),
+        "yours" if own else escape(method_title(entry["method"].partition("@")[0])),
+        f"{entry['resolution']}²",
+        escape(entry.get("source", BUNDLED)),
+        escape(names.get(parent, f"{parent[:12]}…")) if parent else "–",
+        figure(entry["figures"], "residual_rms", lambda v: f"{v:.3g}"),
+        figure(entry["figures"], "solve_error_median", percent),
+        f"{entry['size'] / 1e6:.1f} MB",
+        f'<code title="{escape(entry["sha256"])}">{escape(entry["sha256"][:12])}</code>',
+    ]
+    mark = ' class="own"' if own else ""
+    return f'<tr{mark}><th scope="row">{cells[0]}</th>{"".join(f"<td>{cell}</td>" for cell in cells[1:])}</tr>'
+
+
+def table(entries: list[dict]) -> str:
+    """A row for every entry, those of one equation together."""
+    names = {entry["sha256"]: entry["name"] for entry in reversed(entries)}
+    ordered = sorted(entries, key=lambda e: (e["method"].startswith(OWN), e["pde"], "@" in e["method"]))
+    head = "".join(f'<th scope="col">{name}{f"<small>{note}</small>" if note else ""}</th>' for name, note in COLUMNS)
+    rows = "".join(row(entry, names) for entry in ordered)
+    return f'<div class="figures models"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def bar(text: str, done: float, total: float) -> str:
+    share = 100 * min(1.0, done / total) if total else 0
+    shown = f'<span class="bar"><i style="width: {share:.0f}%"></i></span><span>{escape(text)}</span>'
+    return f'<div class="progress">{shown}</div>'
+
+
+def arriving(arrivals: list[Arrival]) -> str:
+    """How far the repositories are that this server adds by itself; nothing where all went well."""
+    found = []
+    for arrival in arrivals:
+        transfer = arrival.transfer
+        if arrival.state == "fetching":
+            found.append(bar(f"{arrival.text}: {transfer.progress()}", transfer.done, transfer.total))
+        elif arrival.sentence:
+            found.append(parts.problem(arrival.sentence))
+    return "".join(found)

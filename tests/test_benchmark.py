@@ -1,0 +1,70 @@
+"""The benchmark command: what it measures is there and is of the right size."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from pirf_app import cli_benchmark
+from pirf_app.benchmark import best_device, fine_tuning, peak_memory, sampling
+from pirf_app.checkpoints import Library
+from pirf_app.cli import main
+
+pytestmark = pytest.mark.usefixtures("small_models", "quick_data")
+
+
+@pytest.fixture(autouse=True)
+def _library(folder, monkeypatch):
+    monkeypatch.setattr(cli_benchmark, "Library", lambda: Library(folder))
+
+
+def test_report_has_every_case(tmp_path, capsys):
+    options = ["--pde", "darcy,burgers", "--steps", "2,3", "--n", "2", "--tune", "poisson", "--last-steps", "1,2"]
+    options += ["--trainable", "last,all", "--batch", "2", "--device", "cpu", "--json", "bench.json"]
+    assert main(["benchmark", *options]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    drawn = {(row["pde"], row["steps"], row["nfe"]) for row in report["sampling"]}
+    assert drawn == {(pde, steps, steps) for pde in ("darcy", "burgers") for steps in (2, 3)}
+    assert {(row["last_steps"], row["trainable"]) for row in report["finetuning"]} == {
+        (k, part) for k in (1, 2) for part in ("last", "all")
+    }
+    assert all(row["seconds"] > 0 for row in report["sampling"])
+    assert all(row["updates_per_second"] > 0 for row in report["finetuning"])
+    assert report["environment"]["device"] == "cpu"
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_more_work_takes_longer(folder):
+    """Ten times the steps, by a wide margin; and K = 8 trained throughout against K = 1 in the last layers."""
+    checkpoint = Library(folder).load("darcy", "base", 16)
+    assert sampling(checkpoint, 60, 8, "cpu")["seconds"] > 2 * sampling(checkpoint, 3, 8, "cpu")["seconds"]
+    few, many = (fine_tuning(checkpoint, *case, 8, "cpu")["updates_per_second"] for case in ((8, "all"), (1, "last")))
+    assert many > 1.5 * few
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not say")
+def test_peak_memory_sees_what_is_taken_and_given_back():
+    with peak_memory("cpu") as peak:
+        torch.ones(25_000_000).sum()  # 100 MB
+        taken = peak()
+    assert 80e6 < taken < 200e6
+    with peak_memory("cpu") as peak:
+        assert peak() < 50e6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--device", "tpu"], ["--steps", "1"], ["--steps", "a"], ["--n", "0"], ["--batch", "0"], ["--last-steps", "0"],
+        ["--trainable", "middle"], ["--pde", "stokes"], ["--tune", "stokes"], ["--json", "nowhere/bench.json"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_options(options, capsys):
+    assert main(["benchmark", "--pde", "darcy", "--tune", "none", *options]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_device():
+    assert best_device() == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,438 @@
+"""Models to the Hub and back, through its own client, against a Hub on loopback: what works, and every way it fails."""
+
+import json
+import logging
+import re
+import shutil
+import socket
+import time
+
+import huggingface_hub
+import pytest
+import torch
+from hub_server import HubServer
+from huggingface_hub import ModelCard, SpaceCard, constants
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from terminal import refused, run
+from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
+
+from pirf_app import cli_hub, hub, hub_client, publishing
+from pirf_app.checkpoints import Library, file_sha256, save_checkpoint
+from pirf_app.comparison import compare, last
+from pirf_app.hub import fetch, parse_repo
+from pirf_app.hub_client import HubError, Transfer
+from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send
+from pirf_app.sources import Collection, HubLibrary
+
+TOKEN = "hf_writer"
+REPO = "owner/models"
+
+
+@pytest.fixture
+def hub_here(monkeypatch, tmp_path):
+    """A Hub on loopback that the client talks to, as its user "owner", with an empty cache."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        huggingface_hub.utils._http.close_session()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_library):
+    return publish_plan(tiny_library, REPO, None)
+
+
+@pytest.fixture
+def published(hub_here, plan):
+    """A Hub that holds what would be published of the tiny checkpoints."""
+    hub_here.add(REPO, {k: v if isinstance(v, bytes) else v.read_bytes() for k, v in plan.files.items()})
+    return hub_here
+
+
+def hashes(folder) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in folder.glob("*.safetensors")}
+
+
+def refusal(seconds: float, text: str = REPO, **options) -> str:
+    """The sentence that fetching is refused with, in less than `seconds`."""
+    start = time.monotonic()
+    with pytest.raises(HubError) as error:
+        fetch(text, **options)
+    assert time.monotonic() - start < seconds
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert len(sentence) < 300
+    assert sentence.startswith(parse_repo(text)[0])
+    for secret in (TOKEN, "http", "127.0.0.1", "localhost"):
+        assert secret not in sentence
+    return sentence
+
+
+def test_what_is_published_comes_back(hub_here, plan, tiny_library):
+    assert send(plan) == f"{hub_here.address}/{REPO}"
+    snapshot = fetch(REPO)
+    assert hashes(snapshot.folder) == hashes(tiny_library.folder)
+    assert snapshot.commit == hub_here.repos["model", REPO].commits[-1][0]
+    found = HubLibrary(snapshot, Library(snapshot.folder / "nothing"))
+    assert found.problems == []
+    assert found.manifest() == tiny_library.manifest()
+
+
+def test_a_cached_commit_makes_no_request_and_a_cached_branch_one(published):
+    commit = fetch(REPO).commit
+    published.requests.clear()
+    assert fetch(f"{REPO}@{commit}").commit == commit
+    assert published.requests == []
+    fetch(REPO)
+    assert len(published.requests) == 1
+
+
+def test_the_commit_asked_for_is_the_commit_that_comes(published, tiny_library):
+    first = fetch(REPO).commit
+    files = published.repos["model", REPO].files
+    published.add(REPO, files | {"manifest.json": json.dumps({"models": tiny_library.manifest()[:1]}).encode()})
+    assert len(Library(fetch(REPO).folder).manifest()) == 1
+    assert len(Library(fetch(f"{REPO}@{first}").folder).manifest()) == len(tiny_library.manifest())
+
+
+def test_what_has_not_changed_is_not_sent_again(published, plan):
+    send(plan)
+    assert not published.asked("PUT|/commit/")
+
+
+def test_credentials_do_not_follow_to_another_host(published):
+    fetch(REPO)
+    assert published.asked("/cdn/")
+    for method, path, authorization in published.requests:
+        assert authorization == (None if path.startswith("/cdn/") else f"Bearer {TOKEN}"), (method, path)
+
+
+def test_a_visitor_asks_without_the_token_of_this_machine(published):
+    fetch(REPO, token=False)
+    assert all(authorization is None for _, _, authorization in published.requests)
+    published.add("owner/secret", published.repos["model", REPO].files, private=True)
+    assert "no such public repository" in refusal(5, "owner/secret", token=False)
+    assert fetch("owner/secret").repo == "owner/secret"
+    assert "no such public repository" in refusal(5, "owner/secret", token=False)  # though this machine has it now
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "words"),
+    [
+        (r"/api/models/", {"status": 401}, "token is not valid (401)"),
+        (r"/api/models/", {"status": 403}, "does not allow this"),
+        (r"/api/models/", {"status": 404}, "no such repository"),
+        (r"/api/models/", {"status": 404, "headers": {"X-Error-Code": "RevisionNotFound"}}, "no such revision"),
+        (r"/api/models/", {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "lets only some accounts in"),
+        (r"/api/models/", {"status": 429, "headers": {"RateLimit": '"api";r=0;t=240'}}, "(429): try again in 240 s"),
+        (r"/api/models/", {"status": 429, "headers": {"Retry-After": "99"}}, "(429): try again in 99 s"),
+        (r"/resolve/", {"status": 429, "headers": {"Retry-After": "99"}}, "(429): try again in 99 s"),
+        (r"/cdn/", {"status": 429}, "(429): try again later"),
+        (r"/api/models/", {"status": 500}, "problem of its own (500)"),
+        (r"/api/models/", {"status": 418}, "refused (418)"),
+        (r"/cdn/", {"status": 503}, "problem of its own (503)"),
+        (r"/cdn/", {"status": 404}, "no such repository"),
+        (r"/api/models/", {"kind": "garbage"}, "answer cannot be used"),
+        (r"GET .*manifest.json", {"kind": "garbage"}, "ended early"),
+        (r"GET /cdn/", {"kind": "cut"}, "broke off again and again"),
+        (r"/api/models/", {"kind": "stall"}, "did not answer in time"),
+        (r"GET /cdn/", {"kind": "stall"}, "too slow"),
+        (r"GET /cdn/", {"kind": "trickle"}, "too slow"),
+    ],
+    ids=str,
+)
+def test_every_failure_has_its_sentence_and_a_time_limit(published, monkeypatch, fault, options, words):
+    monkeypatch.setattr(hub_client, "STALL", 0.5)
+    published.fault(fault, **options)
+    assert words in refusal(7, transfer=Transfer(seconds=4))
+    published.faults.clear()
+    assert len(HubLibrary(fetch(REPO), Library()).manifest()) > 0  # nothing half done is left in the way
+
+
+def test_a_download_that_breaks_off_once_goes_on(published):
+    published.fault(r"GET /cdn/", "cut", times=1)
+    transfer = Transfer()
+    fetch(REPO, transfer)
+    assert transfer.done == transfer.total > 0
+
+
+def test_no_hub_at_all(published, monkeypatch):
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port.getsockname()[1]}")
+        assert "cannot be reached" in refusal(6)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "offline mode" in refusal(2)
+
+
+def test_a_look_up_that_hangs_is_not_waited_for(published, monkeypatch):
+    monkeypatch.setattr(hub_client, "FIRST_ANSWER", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert "did not answer" in refusal(2)
+
+
+def test_without_the_hub_what_was_fetched_is_used_and_said_to_be_old(published, monkeypatch):
+    commit = fetch(REPO).commit
+    published.fault("/api/models/", status=503)
+    snapshot = fetch(REPO)
+    assert snapshot.commit == commit
+    assert "as it was fetched earlier" in snapshot.note
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "as it was fetched earlier" in fetch(REPO).note
+    assert fetch(f"{REPO}@{commit}").note == ""
+
+
+def test_a_repository_over_the_limit_is_refused_before_it_is_fetched(published):
+    published.extra_bytes = 2**28
+    assert "the limit is 536.9 MB" in refusal(5)
+    assert not published.asked("/resolve/|/cdn/")
+
+
+def test_more_bytes_than_announced_are_not_taken(published):
+    assert "limit" in refusal(5, transfer=Transfer(limit=10_000))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (None, "has no manifest.json"),
+        ({"models": []}, "from 1 to"),
+        ({"models": 3}, "not one of this app"),
+        ("nonsense", "not one of this app"),
+        ({"file": "../../etc/passwd"}, "not one of this app"),
+        ({"file": "model.pkl"}, "no checkpoint file"),
+        ({"file": "<script>.safetensors"}, "no checkpoint file"),
+        ({"file": "gone.safetensors"}, "not there"),
+    ],
+    ids=str,
+)
+def test_a_repository_without_a_good_manifest(published, tiny_library, manifest, words):
+    files = dict(published.repos["model", REPO].files)
+    if isinstance(manifest, dict) and "file" in manifest:
+        manifest = {"models": [tiny_library.manifest()[0] | manifest]}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    if manifest is None:
+        del files["manifest.json"]
+    published.add(REPO, files)
+    assert words in refusal(5)
+
+
+def test_only_models_that_are_what_the_manifest_says_are_offered(published, tiny_library):
+    entries = tiny_library.manifest()
+    files = dict(published.repos["model", REPO].files)
+    whole = files["darcy-16-base.safetensors"]
+    files["darcy-16-base.safetensors"] = whole[:-1] + bytes([whole[-1] ^ 1])
+    entries = [e | ({"resolution": 32} if e["name"] == "poisson-16-base" else {}) for e in entries]
+    files["manifest.json"] = json.dumps({"models": entries}).encode()
+    published.add(REPO, files)
+    found = HubLibrary(fetch(REPO), Library())
+    assert len(found.problems) == 3  # darcy's base, so its tuned one as well, and poisson's base
+    assert any("SHA-256" in text for text in found.problems)
+    assert any("another resolution" in text for text in found.problems)
+    names = {e["name"] for e in found.manifest()}
+    assert names == {e["name"] for e in entries} - {"darcy-16-base", "darcy-16-pirf", "poisson-16-base"}
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(published):
+    path = fetch(REPO).folder / "darcy-16-base.safetensors"
+    blob = path.resolve()
+    blob.write_bytes(blob.read_bytes()[:-9])
+    snapshot = fetch(REPO)
+    assert HubLibrary(snapshot, Library()).problems == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REPO,
+        f" {REPO} ",
+        f"https://huggingface.co/{REPO}",
+        f"https://huggingface.co/{REPO}/tree/main",
+        f"hf://{REPO}@main",
+    ],
+)
+def test_a_repository_may_be_given_by_its_page(text):
+    assert parse_repo(text) in ((REPO, None), (REPO, "main"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "models", "a/b/c", "../b", "a/..", "a b/c", "a/b@", "a/b@../x", "a/b@-x", "a--b/c", "<b>/c", None, 3,
+     "https://me:hf_abcdefgh@huggingface.co/a/b", "a" * 500, "\n", "a/b\n"],
+    ids=repr,
+)  # fmt: skip
+def test_a_name_that_is_none(text):
+    if text in ("a/b@", "a/b\n"):
+        assert parse_repo(text) == ("a/b", None)
+        return
+    with pytest.raises(HubError) as error:
+        parse_repo(text)
+    assert "OWNER/NAME" in str(error.value)
+    assert "hf_abcdefgh" not in str(error.value)
+
+
+def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, tiny_library, tmp_path):
+    """The bundled models of Darcy are others than the published ones."""
+    model = tiny_denoiser("darcy", seed=1)
+    parent = save_checkpoint(tmp_path / "darcy-16-base.safetensors", model, info_of(model, "darcy"))
+    info = info_of(model, "darcy", "pirf", parent=parent, handover=HANDOVER)
+    save_checkpoint(tmp_path / "darcy-16-pirf.safetensors", tuned_from(model), info)
+    bundled = Library(tmp_path)
+    bundled.write_manifest()
+    collection = Collection(bundled)
+    assert collection.manifest() == bundled.manifest()
+    arrival = collection.follow(REPO)
+    assert arrival.ended.wait(20)
+    assert (arrival.state, arrival.sentence) == ("ready", "")
+    assert len(collection.manifest()) == 2 + len(tiny_library.manifest())
+    assert collection.methods("darcy", 16) == ["base", "pirf", "base@owner/models", "pirf@owner/models"]
+    result = last(compare(collection, "darcy", ["base", f"pirf@{REPO}"], 2, 1, 0))
+    assert [r.method for r in result.results] == ["base", f"pirf@{REPO}"]
+    theirs = last(compare(tiny_library, "darcy", ["pirf"], 2, 1, 0)).results[0].row["residual_rms"]
+    assert result.results[1].row["residual_rms"] == pytest.approx(theirs)
+
+
+def test_the_same_file_from_two_places_is_one_model(published, tiny_library):
+    collection = Collection(tiny_library)
+    assert collection.follow(REPO).ended.wait(20)
+    entries = collection.manifest()
+    assert [e["method"] for e in entries] == [e["method"] for e in tiny_library.manifest()]
+    assert all(e["source"].startswith("bundled, owner/models@") for e in entries)
+
+
+def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(published, tiny_library, monkeypatch, caplog):
+    published.fault("/api/", status=500, times=1)
+    monkeypatch.setattr("pirf_app.sources.AGAIN", (0.2,))
+    collection = Collection(tiny_library)
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        arrival = collection.follow(REPO)
+        assert time.monotonic() - start < 0.1
+        assert last(compare(collection, "darcy", ["base"], 2, 1, 0)).results
+        assert arrival.ended.wait(20)
+        assert "try again later; the bundled models are not affected" in caplog.text
+        for _ in range(200):
+            if collection.parts:
+                break
+            time.sleep(0.05)
+    assert arrival.state == "ready"  # it was asked for again
+    assert TOKEN not in caplog.text
+
+
+def test_a_tuned_model_may_continue_a_bundled_one(hub_here, tiny_library, tmp_path):
+    entry = next(e for e in tiny_library.manifest() if e["name"] == "darcy-16-pirf")
+    path = tiny_library.folder / entry["file"]
+    hub_here.add(REPO, {"manifest.json": json.dumps({"models": [entry]}).encode(), path.name: path.read_bytes()})
+    found = HubLibrary(fetch(REPO), tiny_library)
+    assert found.problems == []
+    assert found.load("darcy", "pirf", 16).info.parent == entry["parent"]
+    assert HubLibrary(fetch(REPO), Library(tmp_path)).manifest() == []
+
+
+def test_one_run_is_published_with_its_parent_and_a_card(hub_here, tiny_library, tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(tiny_library.folder / "darcy-16-pirf.safetensors", mine)
+    send(run_plan(mine, tiny_library, "stranger/run", "my run"), token="hf_stranger")
+    found = HubLibrary(fetch("stranger/run"), Library(tmp_path / "none"))
+    assert [e["method"] for e in found.manifest()] == ["base", "pirf"]
+    card = ModelCard(hub_here.repos["model", "stranger/run"].files["README.md"].decode())
+    assert card.data.license == "mit"
+    assert "my run" in card.text
+    with pytest.raises(HubError, match="write access"):
+        send(run_plan(mine, tiny_library, "owner/run", "my run"), token="hf_stranger")
+
+
+def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch):
+    for status, words in ((401, "token is not valid"), (429, "too many requests"), (500, "problem of its own")):
+        hub_here.faults.clear()
+        hub_here.fault("POST", status=status)
+        with pytest.raises(HubError, match=words) as error:
+            send(plan)
+        assert TOKEN not in str(error.value)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    with pytest.raises(HubError, match="needs a Hugging Face token"):
+        send(plan)
+
+
+def test_the_card_of_a_repository_carries_the_benchmark_as_metadata(library):
+    report = json.loads(publishing.REPORT.read_text())
+    plan = publish_plan(library, "me/pirf", report)
+    card = ModelCard(plan.files["README.md"].decode())
+    assert (card.data.license, card.data.library_name) == ("mit", "pirf")
+    assert "physics" in card.data.tags
+    rows = [row for row in report["rows"] if (row["pde"], row["method"], row["steps"]) == ("darcy", "pirf", 10)]
+    assert f"{rows[0]['residual_rms']:.3g}" in card.text
+    assert "solver data" in card.text
+    results = card.data.eval_results or model_index_to_eval_results(card.data["model-index"])[1]
+    assert "residual_rms" in {result.metric_type for result in results}
+    names = {path for path in plan.files if path.endswith(".safetensors")}
+    assert names == {entry["file"] for entry in library.manifest()}
+
+
+def test_a_dry_run_says_what_would_go_where_and_asks_nothing(hub_here, tiny_library, capsys, monkeypatch):
+    monkeypatch.setattr(cli_hub, "Library", lambda: tiny_library)
+    assert run("models", "publish", "--repo", "me/pirf", "--dry-run") == 0
+    out = capsys.readouterr().out
+    for entry in tiny_library.manifest():
+        assert re.search(rf"^{entry['file']} +{entry['size']:,} bytes$", out, re.MULTILINE)
+    assert run("deploy", "--space", "me/pirf", "--hardware", "zero-a10g", "--models", REPO, "--dry-run") == 0
+    out = capsys.readouterr().out
+    for line in ("app.py", "pirf_app/ui/page.py", "checkpoints/manifest.json", "assets/first_view.npz"):
+        assert f"\n{line} " in f"\n{out}"
+    assert f"variable PIRF_MODEL_REPO = {REPO}" in out
+    assert "hardware zero-a10g" in out
+    assert hub_here.requests == []
+
+
+def test_pull_from_the_command_line(published, tiny_library, capsys):
+    assert run("models", "pull", REPO) == 0
+    lines = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()]
+    assert {sha256 for sha256, _ in lines} == set(hashes(tiny_library.folder).values())
+    assert all(file_sha256(path) == sha256 for sha256, path in lines)
+    assert "no such repository" in refused(capsys, "models", "pull", "owner/nothing")
+    assert "OWNER/NAME" in refused(capsys, "models", "pull", "nothing")
+
+
+def test_nothing_that_is_no_part_of_the_app_goes_to_a_space():
+    plan = deploy_plan("me/pirf", models=f"{REPO}@main")
+    names = set(plan.files)
+    assert not [
+        n for n in names if n.startswith(("tests", ".", "pyproject", "CHANGELOG")) or "/." in n or "__pycache__" in n
+    ]
+    assert "requirements-dev.txt" not in names
+    card = SpaceCard(plan.files["README.md"].decode())
+    data = card.data.to_dict()
+    pins = dict(line.split("==") for line in (publishing.ROOT / "requirements.txt").read_text().split())
+    assert data["sdk_version"] == pins["gradio"]
+    assert (data["sdk"], data["app_file"], data["python_version"]) == ("gradio", "app.py", "3.12")
+    assert data["models"] == data["preload_from_hub"] == [REPO]
+    assert data["hf_oauth"] is True
+    assert data["hf_oauth_scopes"] == ["contribute-repos"]
+    assert data["suggested_hardware"] in publishing.HARDWARE
+    assert len(data["short_description"]) <= 60
+    assert data["thumbnail"].endswith(publishing.THUMBNAIL)
+    assert publishing.THUMBNAIL in names
+    for picture in publishing.PICTURE.findall(card.text):
+        assert picture in names
+    assert "models" not in SpaceCard(deploy_plan("me/pirf").files["README.md"].decode()).data.to_dict()
+
+
+def test_a_space_is_created_and_then_updated(hub_here):
+    send(deploy_plan("owner/app", hardware="cpu-basic", models=REPO))
+    space = hub_here.repos["space", "owner/app"]
+    assert space.created["sdk"] == "gradio"
+    assert (space.hardware, space.variables) == ("cpu-basic", {"PIRF_MODEL_REPO": REPO})
+    space.commit(space.files | {"pirf_app/old.py": b"", "notes.txt": b"by hand"})
+    send(deploy_plan("owner/app", hardware="zero-a10g", models="owner/other"))
+    assert (space.hardware, space.variables) == ("zero-a10g", {"PIRF_MODEL_REPO": "owner/other"})
+    assert "pirf_app/old.py" not in space.files
+    assert space.files["notes.txt"] == b"by hand"
+    assert torch.__version__.split("+")[0] in space.files["requirements.txt"].decode()
+
+
+def test_what_lies_in_the_cache_under_another_name_is_not_taken(hub_here, published, tmp_path):
+    assert hub.cached(REPO, "manifest.json", "0" * 40, tmp_path) is None

@@ -1,0 +1,47 @@
+"""Which grid is offered and sampled on."""
+
+import pytest
+import torch
+from tiny import info_of, tiny_denoiser
+
+from pirf_app import resolutions
+from pirf_app.checkpoints import Library, save_checkpoint
+from pirf_app.comparison import available, check_settings, compare, last
+from pirf_app.pdes import InputError, get_pde
+from pirf_app.resolutions import grid, grids
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> Library:
+    """Darcy at 16x16 (the default here) and, as the paper's, at 32x32; Poisson at 16x16 only."""
+    monkeypatch.setattr(resolutions, "PAPER_RESOLUTION", 32)
+    for pde, size in (("darcy", 16), ("darcy", 32), ("poisson", 16)):
+        monkeypatch.setattr(get_pde(pde), "default_resolution", 16, raising=False)
+        model = tiny_denoiser(pde, resolution=size)
+        save_checkpoint(tmp_path / f"{pde}-{size}-base.safetensors", model, info_of(model, pde))
+    library = Library(tmp_path)
+    library.write_manifest()
+    return library
+
+
+@pytest.mark.parametrize(("gpu", "darcy"), [(False, 16), (True, 32)])
+def test_paper_s_resolution_where_a_gpu_samples(library, monkeypatch, gpu, darcy):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert grids(library, "darcy") == [16, 32]
+    assert (grid(library, "darcy"), grid(library, "poisson"), grid(library, "burgers")) == (darcy, 16, 64)
+    assert available(library, "darcy") == ["base"]
+    assert available(library, "burgers") == []
+
+
+def test_resolution_that_is_asked_for(library):
+    for asked, size in ((None, 16), (16, 16), (32, 32)):
+        settings = check_settings(library, "darcy", ["base"], 2, 1, 0, resolution=asked)
+        assert settings.resolution == asked
+        result = last(compare(library, "darcy", ["base"], 2, 1, 0, resolution=asked))
+        assert result.results[0].fields.shape[-1] == result.results[0].row["resolution"] == size
+
+
+@pytest.mark.parametrize("asked", [64, 7, 10**6, "32", 32.5, True])
+def test_resolution_that_there_is_not(library, asked):
+    with pytest.raises(InputError, match=r"^[^\n]{,150}$"):
+        check_settings(library, "darcy", ["base"], 2, 1, 0, resolution=asked)
