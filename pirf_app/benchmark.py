@@ -1,5 +1,6 @@
 """How fast this machine samples and fine-tunes, and in how much memory."""
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,12 @@ def _resident(field: str) -> int | None:
     return None
 
 
+def _release() -> None:
+    """Gives back what the C library keeps for later, which would hide the next block's demand."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
     """What the block took at most, beyond what was taken before it: of a GPU's memory, or of the process's. Gives a
@@ -45,6 +52,7 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
+    _release()
     cleared = False
     with suppress(OSError):
         CLEAR.write_text("5")  # sets the highest mark back to what is resident now

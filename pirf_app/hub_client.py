@@ -53,9 +53,12 @@ class Transfer:
     def check(self) -> None:
         """Raises HubError once the time is up, or more has come than was said to."""
         if self.left <= 0:
-            raise HubError(f"the Hub was too slow: {self.progress()} in {self.seconds:.0f} s")
+            raise HubError(self.too_slow())
         if self.metering and self.done > self.limit:
             raise HubError(f"more than {megabytes(self.limit)} came from the Hub, which is the limit")
+
+    def too_slow(self) -> str:
+        return f"the Hub was too slow: {self.progress()} in {self.seconds:.0f} s"
 
     def progress(self) -> str:
         return f"{megabytes(self.done)} of {megabytes(self.total)}" if self.total else megabytes(self.done)
@@ -145,7 +148,8 @@ def in_time(transfer: Transfer, call: Callable[[], object], about: str):
         thread.join(max(0.0, transfer.left) + 1)
     if not outcome:
         waited = time.monotonic() - transfer.started
-        raise HubError(f"{about}: the Hub did not answer within {waited:.0f} s")
+        late = transfer.too_slow() if transfer.answered else f"the Hub did not answer within {waited:.0f} s"
+        raise HubError(f"{about}: {late}")
     result, error = outcome[0]
     if error is None:
         return result

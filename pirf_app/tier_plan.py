@@ -23,6 +23,7 @@ LIMIT = 9_900_000  # bytes of a bundled checkpoint, its metadata left out
 SHARES = {"data": 0.25, "pretrain": 0.5, "tune": 0.2, "evaluate": 0.05}  # of the minutes
 SPARE = 0.9  # of a share is planned for: starting, compiling and saving take the rest
 MAX_DATA = 4 * 2**30  # bytes
+MAX_POOL, MAX_UPDATES = 2048, 10_000  # the pool is written with every save of a tuning run: 0.8 GB at 128x128
 MULTIPLIERS = (1, 2, 3, 4)  # of the four coarsest levels; levels above them have 1
 ATTENTION = 16
 WIDTHS = range(8, 129, 4)  # base channels
@@ -197,9 +198,9 @@ def make_plan(pde: PDE, options: Options, rates: Rates) -> Plan:
     validation = between(o.seconds("tune") / 40 / rates.solve, 4, 32)
     # A third of the rest for the pool, two thirds for the updates.
     seconds = max(0.1, o.seconds("tune") - 6 * validation * rates.solve)
-    pool = between(seconds / 3 * rates.flops / (POOL_STEPS * flops(network, None)), 8, 4096)
+    pool = between(seconds / 3 * rates.flops / (POOL_STEPS * flops(network, None)), 8, MAX_POOL)
     tuning_batch = between(pool // 4, 4, 32 if cuda else 16)
-    updates = between(seconds * 2 / 3 * rates.flops / (tuning_batch * flops(network, "decoder")), 4, 3000)
+    updates = between(seconds * 2 / 3 * rates.flops / (tuning_batch * flops(network, "decoder")), 4, MAX_UPDATES)
     solves = 2 * len(EVALUATED_STEPS) + 1
     evaluated = between(o.seconds("evaluate") / solves / rates.solve, 4, 64)
     return Plan(

@@ -146,7 +146,7 @@ def test_a_visitor_asks_without_the_token_of_this_machine(published):
 def test_every_failure_has_its_sentence_and_a_time_limit(published, monkeypatch, fault, options, words):
     monkeypatch.setattr(hub_client, "STALL", 0.5)
     published.fault(fault, **options)
-    assert words in refusal(7, transfer=Transfer(seconds=4))
+    assert words in refusal(9, transfer=Transfer(seconds=4))
     published.faults.clear()
     assert len(HubLibrary(fetch(REPO), Library()).manifest()) > 0  # nothing half done is left in the way
 
