@@ -13,6 +13,12 @@ from pirf_app.checkpoints import Library
 QUICK = {"pde": "darcy", "pool_steps": "4", "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "seed": 3}
 
 
+def file_of(result: dict) -> Path:
+    """The downloaded file: the client puts its path in the place of the file's description."""
+    file = result["file"]
+    return Path(file["path"] if isinstance(file, dict) else file)
+
+
 @pytest.fixture(scope="module")
 def clients(tiny_server):
     """Two visitors."""
@@ -34,7 +40,7 @@ def test_finetune_streams_and_gives_figures_and_a_file(clients, tiny_library):
     assert [step["update"] for step in result["history"]] == list(range(31))
     assert result["held_out"]["validation_residual"] > 0
     assert "--updates 30" in result["command"]
-    path = Path(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
+    path = file_of(result)
     assert path.name == "mine.safetensors"
     checkpoint = Library(tiny_library.folder).load_file(path)
     assert checkpoint.info.method == "pirf"
@@ -46,9 +52,7 @@ def test_finetune_streams_and_gives_figures_and_a_file(clients, tiny_library):
         other.predict("darcy", ["base", result["model"]], 3, 1, 0, api_name="/compare")
 
     again = client.predict(**QUICK, updates=30, name="again", api_name="/finetune")
-    first, second = (
-        load_file(p) for p in (path, again["file"]["path"] if isinstance(again["file"], dict) else again["file"])
-    )
+    first, second = load_file(path), load_file(file_of(again))
     assert all((first[key] == second[key]).all() for key in first)
     further = client.predict(**QUICK, updates=2, start="my:mine", api_name="/finetune")
     assert "--from mine.safetensors" in further["command"]
@@ -78,16 +82,18 @@ def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, 
 
 
 def test_a_learning_rate_of_ten_ends_in_words_and_the_rest_goes_on(clients):
-    result = clients[0].predict(**QUICK, updates=200, learning_rate=10, api_name="/finetune")
+    result = clients[0].predict(**QUICK, updates=100, learning_rate=10, api_name="/finetune")
     assert result["phase"] in ("diverged", "complete")
-    assert load_file(result["file"]["path"] if isinstance(result["file"], dict) else result["file"])
+    assert result["phase"] == "complete" or "lower learning rate" in result["message"]
+    assert all(tensor.isfinite().all() for tensor in load_file(file_of(result)).values())
     assert clients[1].predict("darcy", ["base"], 2, 1, 0, api_name="/compare")["rows"]
 
 
 def test_sampling_goes_on_beside_a_training_and_leaving_ends_it(tiny_server, clients):
     leaver = Client(tiny_server, verbose=False)
-    job = leaver.submit(**QUICK, updates=100_000, api_name="/finetune")
+    job = leaver.submit(**QUICK | {"validate_every": 1000}, updates=2000, api_name="/finetune")
     while not job.outputs():
+        assert not job.done(), job.exception()
         time.sleep(0.1)
     began = time.monotonic()
     assert clients[0].predict("darcy", ["base", "pirf"], 5, 2, 0, api_name="/compare")["rows"]

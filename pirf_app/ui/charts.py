@@ -154,29 +154,29 @@ def draw(chart: Chart, updates: int) -> str:
     )
 
 
-# Reads the curves back from the picture, so that nothing is sent twice.
+# Reads the curves back from the picture, so that nothing is sent twice. A new picture wipes the marks on the old one.
 HOVER = """
+const plots = () => [...element.querySelectorAll(".plot")];
 const clear = (plot) => plot.classList.remove("read");
 let last = null;
 const show = (plot, clientX) => {
-  const chart = plot.parentElement, data = chart.dataset, box = plot.querySelector("svg").getBoundingClientRect();
-  const share = Math.min(1, Math.max(0, (clientX - box.left) / box.width)), wanted = share * 1000;
-  const low = Number(data.low), high = Number(data.high), log = data.log === "1";
-  const value = (y) => log ? low * Math.pow(high / low, 1 - y / 1000) : low + (high - low) * (1 - y / 1000);
-  const lines = [];
-  for (const path of plot.querySelectorAll("path[data-name]")) {
-    const points = path.getAttribute("d").slice(1).split("L").map((p) => p.split(" ").map(Number));
-    const [x, y] = points.reduce((a, b) => Math.abs(b[0] - wanted) < Math.abs(a[0] - wanted) ? b : a);
-    if (Math.abs(x - wanted) < 60) lines.push(`${path.dataset.name}  ${Number(value(y).toPrecision(3))}`);
-  }
-  if (!lines.length) return clear(plot);
+  const data = plot.parentElement.dataset, box = plot.querySelector("svg").getBoundingClientRect();
+  const low = Number(data.low), high = Number(data.high), wanted = 1000 * (clientX - box.left) / box.width;
+  const log = data.log === "1", up = (y) => 1 - y / 1000;
+  const value = (y) => log ? low * Math.pow(high / low, up(y)) : low + (high - low) * up(y);
+  const nearest = (points, x) => points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
+  const curves = [...plot.querySelectorAll("path[data-name]")].map((path) =>
+    [path.dataset.name, path.getAttribute("d").slice(1).split("L").map((p) => p.split(" ").map(Number))]);
+  if (!curves.length) return clear(plot);
+  const [at] = nearest(curves.flatMap(([, points]) => points), wanted);
+  const found = curves.map(([name, points]) => [name, nearest(points, at)]).filter(([, [x]]) => Math.abs(x - at) < 60);
+  const lines = found.map(([name, [, y]]) => `${name}  ${Number(value(y).toPrecision(3))}`);
   const output = plot.querySelector("output");
-  output.textContent = [`update ${Math.round(share * data.updates)}`, ...lines].join("\\n");
-  output.classList.toggle("left", share > 0.55);
-  plot.style.setProperty("--at", `${100 * share}%`);
+  output.textContent = [`update ${Math.round(at / 1000 * data.updates)}`, ...lines].join("\\n");
+  output.classList.toggle("left", at > 550);
+  plot.style.setProperty("--at", `${at / 10}%`);
   plot.classList.add("read");
 };
-const plots = () => [...element.querySelectorAll(".plot")];
 element.addEventListener("pointermove", (event) => {
   const plot = event.target.closest(".plot");
   plots().filter((other) => other !== plot).forEach(clear);

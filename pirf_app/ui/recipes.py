@@ -1,6 +1,7 @@
 """From the controls of the Train tab to a recipe, and what a run of it takes on this machine."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..pdes.base import MAX_SEED, InputError, shown
 from .lane import Lanes
 
 LIMIT_SECONDS = 3600.0
+SPEED_LASTS = 600.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
 KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "learning_rate", "drift", "anchor", "norm", "error_weight")
@@ -60,17 +62,20 @@ def config_of(method: str, values: Mapping[str, Any]) -> Any:
 
 
 class Recipes:
-    """Measures this machine once for every model and depth of training, in a turn of the lane."""
+    """Measures this machine for every model and depth of training, in a turn of the lane, and again after a while:
+    others use it too."""
 
     def __init__(self, lanes: Lanes):
         self.lanes = lanes
-        self._speeds: dict[tuple, Speed] = {}
+        self._speeds: dict[tuple, tuple[float, Speed]] = {}
 
     def speed(self, base: Checkpoint, method: str, config: Any) -> Speed:
         key = (base.sha256, method, config.trainable, config.last_steps)
-        if key not in self._speeds:
-            self._speeds[key] = self.lanes.do(lambda: measure_speed(base, config, method))
-        return self._speeds[key]
+        known = self._speeds.get(key)
+        if known is None or time.monotonic() - known[0] > SPEED_LASTS:
+            known = time.monotonic(), self.lanes.do(lambda: measure_speed(base, config, method))
+            self._speeds[key] = known
+        return known[1]
 
     def preset(self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any]) -> Any:
         """The recipe that fits the time which `name` stands for, with what presets leave alone as in `values`."""

@@ -48,6 +48,7 @@ class TrainTab:
                 with gr.Row(elem_classes="buttons"):
                     self.resume = gr.Button("Resume", interactive=False, elem_id="train-resume")
                     self.reset = gr.Button("Reset", interactive=False, elem_id="train-reset")
+                self.controls.build_advanced()
                 self.own = OwnPanel(visitors, lanes)
             with gr.Column(scale=4, elem_id="train-live"):
                 self.build_live()

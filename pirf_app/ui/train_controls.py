@@ -15,20 +15,19 @@ from .start import begin_choices
 from .train_parts import FIGURES
 
 SUFFIX_TITLES = {"last": "Last layer", "highres": "High-resolution decoder", "decoder": "Decoder", "all": "All layers"}
-NORM_TITLES = {"two-norm": "residual and its error (two norms)", "plain": "residual alone (the paper's)"}
+NORM_TITLES = {"two-norm": "two norms", "plain": "residual alone"}
 DEFAULT_PRESET = "2m"
-# By name: label, what it means.
 NUMBERS = {
-    "batch": ("Batch", None),
-    "pool": ("Pool", "trajectories"),
-    "learning_rate": ("Learning rate", None),
-    "warmup": ("Warm-up", "updates"),
-    "drift": ("Drift weight", "regularisation"),
-    "anchor": ("Anchor weight", "of the inputs"),
-    "error_weight": ("Error weight", "second norm"),
-    "ema": ("Average keeps", "0 to 1"),
-    "validation": ("Held-out", "samples"),
-    "validate_every": ("Check every", "updates"),
+    "batch": "Batch",
+    "pool": "Pool",
+    "learning_rate": "Learning rate",
+    "warmup": "Warm-up",
+    "drift": "Drift weight",
+    "anchor": "Anchor weight",
+    "error_weight": "Error weight",
+    "ema": "Average",
+    "validation": "Held-out",
+    "validate_every": "Check every",
 }
 
 
@@ -68,18 +67,21 @@ class TrainControls:
             self.fields["trainable"] = gr.Dropdown(
                 **self.trainable_choices(pde), label="Trainable layers", filterable=False, elem_id="train-trainable"
             )
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            self.build_advanced(config)
-        self.name = gr.Textbox(
-            "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
-        )
+            self.name = gr.Textbox(
+                "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
+            )
         self.estimate = gr.HTML(elem_id="estimate")
 
-    def build_advanced(self, config: PirfConfig) -> None:
+    def build_advanced(self) -> None:
+        """Further controls, in an accordion of their own."""
+        config = PirfConfig()
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self.build_recipe(config)
+
+    def build_recipe(self, config: PirfConfig) -> None:
         self.fields["pool_steps"] = gr.Textbox(
             ",".join(map(str, config.pool_steps)),
             label="Sampler steps",
-            info="of the trajectories",
             max_lines=1,
             elem_id="train-pool_steps",
         )
@@ -87,18 +89,15 @@ class TrainControls:
         for pair in zip(names[::2], names[1::2], strict=True):
             with gr.Row(elem_classes="pair"):
                 for name in pair:
-                    label, info = NUMBERS[name]
                     value = getattr(config, name)
                     step = 1 if isinstance(value, int) else 0.01
                     self.fields[name] = gr.Number(
-                        value, label=label, info=info, step=step, min_width=80, elem_id=f"train-{name}"
+                        value, label=NUMBERS[name], step=step, min_width=80, elem_id=f"train-{name}"
                     )
         titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
-        self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward", filterable=False)
-        titles = [(f"lowest {FIGURES.get(name, name)}", name) for name in BEST_BY]
-        self.fields["best_by"] = gr.Dropdown(
-            titles, value=config.best_by, label="Best state", info="on held-out noise", filterable=False
-        )
+        self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward norm", filterable=False)
+        titles = [(FIGURES.get(name, name), name) for name in BEST_BY]
+        self.fields["best_by"] = gr.Dropdown(titles, value=config.best_by, label="Best state by", filterable=False)
         self.fields["seed"] = gr.Textbox(str(config.seed), label="Seed", max_lines=1, elem_id="train-seed")
 
     @property

@@ -1,0 +1,161 @@
+"""The Train tab in a browser: what a visitor does there, and what other visitors do not see."""
+
+import re
+import time
+
+import pytest
+from safetensors.torch import load_file
+from test_app_browser import browser  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.ui
+CHOICES = "#compare label"
+
+
+@pytest.fixture
+def visitor(browser, tiny_server):  # noqa: F811
+    """Opens the Train tab for one more visitor; at the end nothing may have gone wrong in the page."""
+    contexts, errors = [], []
+
+    def open_page(width: int = 1440, query: str = ""):
+        context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{tiny_server}/{query}")
+        page.get_by_role("tab", name="Train").click()
+        page.wait_for_selector("#estimate strong")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def enter(page, name: str, value: object) -> None:
+    box = page.locator(f"#train-{name} input, #train-{name} textarea").first
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def ask(page, **values) -> None:
+    """Fills in a small recipe."""
+    if not page.locator("#train-pool").is_visible():
+        page.locator("#advanced button").first.click()
+    for name, value in (
+        {"pool": 8, "batch": 2, "validation": 2, "validate_every": 5, "pool_steps": 4} | values
+    ).items():
+        enter(page, name, value)
+
+
+def wait_for_state(page, state: str) -> None:
+    page.wait_for_function("state => document.querySelector('.pill')?.textContent === state", arg=state)
+
+
+def count_of(page) -> int:
+    return int(re.search(r"Update\s+(\d+)", page.inner_text(".tiles")).group(1))
+
+
+def compared(page, method: str) -> str:
+    """The row of figures of `method` in the Compare tab, of a run with 3 steps and 1 sample."""
+    page.get_by_role("tab", name="Compare").click()
+    for name, value in (("steps", 3), ("samples", 1)):
+        box = page.locator(f"#{name} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+    for box in page.locator("#controls").get_by_role("checkbox").all():
+        wanted = box.evaluate("e => e.closest('label').textContent.trim()") in ("Baseline", method)
+        box.set_checked(wanted)
+    page.evaluate("document.querySelector('#figures').textContent = ''")
+    page.click("#run")
+    page.wait_for_function("name => document.querySelector('#figures').innerText.includes(name)", arg=method)
+    row = page.locator(".figures tbody tr", has_text=method).inner_text()
+    page.get_by_role("tab", name="Train").click()
+    return re.sub(r"\s+[\d.]+ s$", "", row.replace(method, "").strip())  # without the time it took
+
+
+def test_a_run_is_watched_stopped_compared_downloaded_and_uploaded_again(visitor, tmp_path):
+    page, other = visitor(), visitor()
+    ask(page, updates=1500, name="mine")
+    page.click("#train-start")
+    page.wait_for_selector(".chart")
+    assert page.locator(".chart").count() == 4
+    page.wait_for_function("document.querySelector('.plot path.smooth.run0')?.getAttribute('d').split('L').length > 3")
+    before = page.locator(".plot path.smooth.run0").first.get_attribute("d").count("L"), count_of(page)
+    page.wait_for_selector("#train-stage .preview img")
+    page.wait_for_function("n => parseInt(document.querySelector('.tile strong').innerText) > n + 4", arg=before[1])
+    assert page.locator(".plot path.smooth.run0").first.get_attribute("d").count("L") > before[0]
+    page.hover(".chart:nth-child(2) .plot")
+    page.wait_for_selector(".plot.read output")
+
+    page.click("#train-stop")
+    began = time.monotonic()
+    wait_for_state(page, "Stopped")
+    assert time.monotonic() - began < 20  # two seconds where nothing else computes
+    page.wait_for_selector("#train-stage .heatmaplayer image", state="attached")
+    learned = count_of(page)
+    assert 0 < learned < 1500
+    assert "--resume" in page.input_value("#command textarea, #command input")
+    page.wait_for_function("document.querySelector('#own-model input')?.value.startsWith('mine')")
+
+    own = compared(page, "mine")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the model").click()
+    file = tmp_path / download.value.suggested_filename
+    assert file.name == "mine.safetensors"
+    download.value.save_as(file)
+    assert load_file(file)
+
+    assert "mine" not in other.inner_text("body")
+    other.get_by_role("tab", name="Compare").click()
+    assert "mine" not in other.inner_text("#controls")
+    other.get_by_role("tab", name="Train").click()
+
+    renamed = file.rename(tmp_path / "again.safetensors")
+    other.set_input_files("#own input[type=file]", renamed)
+    other.wait_for_function("document.querySelector('#own-told').innerText.includes('again')")
+    assert compared(other, "again") == own
+
+    page.click("#train-resume")
+    page.wait_for_function("n => parseInt(document.querySelector('.tile strong').innerText) > n", arg=learned)
+    page.click("#train-stop")
+    wait_for_state(page, "Stopped")
+    page.wait_for_selector("#train-reset:not([disabled])")
+    page.click("#train-reset")
+    page.wait_for_selector(".empty")
+
+
+def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
+    page = visitor()
+    ask(page, updates=10, learning_rate=-1)
+    page.wait_for_function(
+        "document.querySelector('#estimate').innerText.includes('Learning_rate must be') || "
+        "document.querySelector('#estimate').innerText.includes('learning_rate must be')"
+    )
+    page.click("#train-start")
+    page.wait_for_selector("#train-head .problem")
+    enter(page, "learning_rate", 0.001)
+    enter(page, "updates", 10)
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
+    page.set_input_files("#own input[type=file]", wrong)
+    page.wait_for_selector("#own-told .problem")
+    assert "wrong.safetensors" in page.inner_text("#own-told")
+    assert page.locator(".chart").count() == 4
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_the_tab_fits_the_page(visitor, width):
+    page = visitor(width, "?__theme=dark")
+    ask(page, updates=6)
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    page.wait_for_selector("#train-stage .heatmaplayer image", state="attached")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sticking = """() => [...document.querySelectorAll('.tile, .chart, #train button')].filter(
+        (e) => e.getBoundingClientRect().right > window.innerWidth + 1).length"""
+    assert page.evaluate(sticking) == 0
