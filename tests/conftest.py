@@ -4,6 +4,9 @@ import os
 import socket
 from pathlib import Path
 
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: processes would fight over the cores
+
 import pytest
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
