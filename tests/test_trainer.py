@@ -260,6 +260,19 @@ def test_a_reader_who_goes_away_ends_the_run_and_keeps_what_it_learned(visitors)
     assert "last" in run.models
 
 
+def test_a_run_that_ends_while_it_waits_does_not_block_the_next_one(visitors):
+    lanes = Lanes()
+    visitor, run = run_of(visitors, lanes)
+    run.hand_over(visitor.models)
+    assert run.phase == "stopped"
+    assert not run.resumable
+    _, run = run_of(visitors, lanes)
+    run.stop()
+    assert list(run.work(lanes)) == []
+    assert run.phase == "stopped"
+    assert "before its first update" in head(run)
+
+
 def test_a_diverging_run_ends_with_a_sentence_and_its_last_finite_state(visitors):
     lanes = Lanes()
     visitor, run = run_of(visitors, lanes, learning_rate=1e30, updates=40, warmup=1)

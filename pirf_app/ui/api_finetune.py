@@ -75,8 +75,10 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
                 raise InputError("give either a preset or a number of updates")
             visitor.run = run = prepare(visitor, recipes, pde, start, method, values, name)
             run.claim()
-            yield from stream(run)
-            run.hand_over(visitor.models)
+            try:
+                yield from stream(run)
+            finally:
+                run.hand_over(visitor.models)
             if "last" not in run.models:
                 raise InputError(run.message or "the run was stopped before its first update: there is no result")
             model = run.models["last"]

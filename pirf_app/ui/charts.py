@@ -91,7 +91,7 @@ def scale_of(chart: Chart) -> Scale:
     return Scale(low - pad if low < 0 else 0.0, high + pad, False)
 
 
-def steps(low: float, high: float, count: int = 4) -> list[float]:
+def steps(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from low to high, about `count` of them."""
     rough = (high - low) / count
     power = 10 ** math.floor(math.log10(rough))

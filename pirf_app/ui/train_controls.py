@@ -113,6 +113,7 @@ class TrainControls:
     def show(self, config: Any) -> dict:
         """Updates that put a recipe into the controls."""
         write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
+        write["ema"] = lambda share: round(share, 4)
         known = [f.name for f in fields(config) if f.name in self.fields]
         return {self.fields[name]: write.get(name, lambda value: value)(getattr(config, name)) for name in known}
 

@@ -154,7 +154,10 @@ class TrainingRun:
         return min(found, key=lambda step: getattr(step, self.best_by)) if found else None
 
     def hand_over(self, own: OwnModels) -> None:
-        """Lists the checkpoints among the visitor's models, in place of those of an earlier stop of this run."""
+        """Ends the run, however it came to an end, and lists its checkpoints among the visitor's models, in place of
+        those of an earlier stop."""
+        if self.going:
+            self.phase = "stopped"
         for model in self.models.values():
             if any(model is known for known in own.mine()):
                 own.remove(model.name)
