@@ -14,7 +14,8 @@ TRAIN_CSS = """
 #presets label:has(:focus-visible) { outline: 2px solid var(--primary-400); outline-offset: 2px; }
 .pair { gap: 0; flex-wrap: nowrap; } .pair > * { min-width: 0 !important; }
 #advanced .form { border: none; } #advanced .block { padding: 4px 6px; min-height: 0; }
-#advanced .pair, #advanced .pair .form { flex-grow: 0; min-height: 0; align-items: flex-start; } #advanced > div, #advanced .gap { gap: 2px; }
+#advanced .pair, #advanced .pair .form { flex-grow: 0; min-height: 0; align-items: flex-start; }
+#advanced > div, #advanced .gap { gap: 2px; }
 #advanced input, #advanced textarea { padding: 5px 8px; } #advanced label > span { margin-bottom: 3px; }
 #advanced .container { font-size: 0.86rem; }
 #estimate { background: var(--block-background-fill); padding: 8px 12px 9px !important; }
@@ -31,7 +32,8 @@ TRAIN_CSS = """
 #train-sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
 #overlay { max-width: 340px; }
 #train-stage:not(:has(.preview)):not(:has(.js-plotly-plot)) { display: none; }
-#train-live:has(.run-bar) #train-downloads { max-width: 720px; }
+#train-downloads { gap: 8px; flex-wrap: wrap; }
+#train-downloads button { flex: 0 0 auto; width: auto; padding: 5px 16px; }
 #command textarea, #command input { font-family: var(--font-mono); font-size: 0.8rem; }
 
 .run-head { display: flex; align-items: center; gap: 6px 10px; flex-wrap: wrap; min-height: 30px; font-size: 0.9rem; }
