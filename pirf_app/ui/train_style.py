@@ -32,7 +32,8 @@ TRAIN_CSS = """
 #train-sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
 #overlay { max-width: 340px; }
 #train-stage:not(:has(.preview)):not(:has(.js-plotly-plot)) { display: none; }
-#train-live:has(.run-bar) #train-downloads { max-width: 720px; }
+#train-downloads { gap: 8px; flex-wrap: wrap; }
+#train-downloads button { flex: 0 0 auto; width: auto; padding: 5px 16px; }
 #command textarea, #command input { font-family: var(--font-mono); font-size: 0.8rem; }
 
 .run-head { display: flex; align-items: center; gap: 6px 10px; flex-wrap: wrap; min-height: 30px; font-size: 0.9rem; }
