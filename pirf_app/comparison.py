@@ -90,7 +90,7 @@ class Comparison:
 
 
 def method_title(method: str) -> str:
-    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"; a visitor's own model has its name."""
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF"; a visitor's model by its name."""
     if method.startswith(OWN):
         return method.removeprefix(OWN)
     return TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
