@@ -112,7 +112,7 @@ class TrainTab:
             self.own.after(running)
             before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
         self.own.after(begun)
-        self.stop.click(self.on_stop, None, self.buttons, queue=False, **QUIET)
+        self.stop.click(self.on_stop, None, [self.head, *self.buttons], queue=False, **QUIET)
         self.reset.click(self.on_reset, None, outputs, queue=False, **QUIET)
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
         self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
@@ -253,9 +253,10 @@ class TrainTab:
 
     def on_stop(self, request: gr.Request):
         run = self.visitors.of(request.session_hash).run
-        if run is not None:
-            run.stop()
-        return {self.stop: gr.update(interactive=False)}
+        if run is None or not run.going:
+            return {self.stop: gr.update(interactive=False)}
+        run.stop()
+        return {self.head: train_parts.head(run), self.stop: gr.update(interactive=False)}
 
     def on_reset(self, request: gr.Request):
         """Clears the page of the run; the models that it made stay."""

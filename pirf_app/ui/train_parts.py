@@ -88,6 +88,7 @@ def tiles(history: History, going: bool) -> str:
 def head(run: TrainingRun, ahead: int = 0) -> str:
     """Name, state, progress and figures of a run; `ahead` others are served before it."""
     history, (state, look) = run.history, PILLS[run.phase]
+    state = state if run.wanted or not run.going else "Stopping"
     drawing = run.phase == "drawing"
     share = run.drawn[0] / max(1, run.drawn[1]) if drawing else history.done / max(1, history.updates)
     doing = {

@@ -100,7 +100,9 @@ class TrainingRun:
             self.phase = "complete" if self.wanted else "stopped"
             failed = False
         except DivergedError as error:
-            self.phase, self.message, failed = "diverged", f"{error}; the last finite state is kept", False
+            kept = f"the last finite state, of update {self.tuning.update}, is kept"
+            self.message = f"{error}; {kept if self.tuning.update else 'nothing had been learned by then'}"
+            self.phase, failed = "diverged", False
         except GeneratorExit:
             self.phase, failed = "stopped", False
             raise
