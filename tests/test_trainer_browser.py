@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+from conftest import LANES
 from safetensors.torch import load_file
 from test_app_browser import browser  # noqa: F401 - a fixture
 
@@ -158,3 +159,17 @@ def test_the_tab_fits_the_page(visitor, width):
     sticking = """() => [...document.querySelectorAll('.tile, .chart, #train button')].filter(
         (e) => !e.closest('.stage') && e.getBoundingClientRect().right > window.innerWidth + 1).length"""
     assert page.evaluate(sticking) == 0
+
+
+def test_closing_the_page_ends_the_run(visitor, tiny_server):
+    places = LANES[tiny_server].training._places
+    page = visitor()
+    ask(page, updates=1500, validate_every=500)
+    page.click("#train-start")
+    page.wait_for_selector(".chart")
+    assert len(places) == 1
+    page.close()
+    deadline = time.monotonic() + 60
+    while places and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not places

@@ -21,8 +21,11 @@ def beginnings(library: Library, pde: str) -> list[str]:
 
 
 def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
-    """`beginnings` for a dropdown."""
-    known = beginnings(library, pde)
+    """`beginnings` for a dropdown; none where the library cannot be read, which is told at the top of the page."""
+    try:
+        known = beginnings(library, pde)
+    except InputError:
+        known = []
     value = chosen if chosen in known else next(iter(known), None)
     return {"choices": [(method_title(m), m) for m in known], "value": value}
 
