@@ -304,7 +304,7 @@ def doubled(levels: int) -> bytes:
         b"b.",
         b"",
     ],
-    ids=lambda content: repr(content[:16]),
+    ids=lambda content: repr(content[:10]),  # a zip goes on with the time: both processes must find the same names
 )
 def test_other_files(content, tmp_path):
     (tmp_path / "net.pkl").write_bytes(content)
