@@ -117,6 +117,9 @@ class OwnModels(Library):
         checkpoint = self._read(model.path, model.sha256, self)
         return replace(checkpoint, info=replace(checkpoint.info, method=model.method))
 
+    def located(self, sha256: str) -> tuple[dict, Path] | None:
+        return self.shared.located(sha256)
+
     def find_parent(self, sha256: str) -> Checkpoint:
         for model in self.mine():
             if model.sha256 == sha256:
