@@ -293,6 +293,11 @@ class Library:
         """A checkpoint file from anywhere; its parent, if it has one, must be in this library."""
         return load_checkpoint(path, self.find_parent)
 
+    def located(self, sha256: str) -> tuple[dict, Path] | None:
+        """The manifest entry of the file with that hash, and where the file is; None if it is not here."""
+        found = next((entry for entry in self.manifest() if entry["sha256"] == sha256), None)
+        return found and (found, self.folder / found["file"])
+
     def find_parent(self, sha256: str) -> Checkpoint:
         for entry in self.manifest():
             if entry["sha256"] == sha256:
