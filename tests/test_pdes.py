@@ -9,6 +9,7 @@ import torch
 from pirf_app.pdes import InputError, get_pde, pde_names
 from pirf_app.pdes.random_fields import BATCHES, POOL_NOISE, TRAINING_DATA, derived_seed, generator
 from pirf_app.pdes.stencils import rms
+from pirf_app.pdes.units import in_units
 
 every_pde = pytest.mark.parametrize("name", pde_names())
 square = pytest.mark.parametrize("name", [n for n in ("darcy", "poisson", "helmholtz") if n in pde_names()])
@@ -196,6 +197,17 @@ def test_hints_are_close_to_solver_data_and_have_its_symmetries(name):
         turned = pde.hints(pde.normalise(pde.transform(fields, k)))[0]
         expected = pde.normalise(pde.transform(pde.denormalise(guess), k))
         torch.testing.assert_close(turned, expected, rtol=1e-3, atol=1e-3 * spread.min().item())
+
+
+@every_pde
+def test_symmetries_are_those_of_the_fields_whatever_the_units(name):
+    """In units with an offset too, where a field that changes its sign is not the negative of its numbers."""
+    pde, channels = get_pde(name), len(get_pde(name).channels)
+    fields = data(name, 2, 32).double()
+    for units in (pde, in_units(pde, {"offset": [0.3] * channels, "scale": [2.0] * channels})):
+        for k in range(0, pde.symmetries, max(1, pde.symmetries // 8)):
+            turned = units.denormalise(units.turned(units.normalise(fields), k))
+            torch.testing.assert_close(turned, pde.transform(fields, k), rtol=1e-9, atol=1e-9)
 
 
 @every_pde

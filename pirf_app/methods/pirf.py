@@ -120,7 +120,8 @@ class PirfTuning(Tuning):
         steps = c.pool_steps[self.update % len(c.pool_steps)]
         rows = torch.randint(len(self.pool.x[steps]), (c.batch,), generator=chance)
         k = int(torch.randint(self.pde.symmetries, (1,), generator=chance))
-        turn = lambda x: None if x is None else self.pde.transform(x, k)  # noqa: E731
+        # The solver's memory is in units of the network's output, which have no offset.
+        memory = lambda m: None if m is None else self.pde.transform(m, k)  # noqa: E731
         self.optimiser.zero_grad()
         terms, done = torch.zeros(3, device=self.workers.device), 0
         for part in self.workers.share(rows).split(c.chunk):
@@ -130,7 +131,9 @@ class PirfTuning(Tuning):
             if not weight:
                 continue
             reward_loss, anchor, fields = self._loss(
-                State(turn(state.x), turn(state.memory)), turn(self.pool.sample[steps][part]), steps
+                State(self.pde.turned(state.x, k), memory(state.memory)),
+                self.pde.turned(self.pool.sample[steps][part], k),
+                steps,
             )
             (weight * (reward_loss + c.anchor * anchor)).backward()
             square = residual_rms(self.pde, fields.detach()).square().mean()

@@ -158,6 +158,10 @@ class PDE(ABC):
         """`fields [n, c, N, N]` under symmetry number k; 0 is the identity."""
         return fields
 
+    def turned(self, x: Tensor, k: int) -> Tensor:
+        """`transform` of normalised fields."""
+        return self.transform(x, k)
+
     def interior(self, field: Tensor) -> Tensor:
         """The part of a `[n, h, w]` map where the equation holds."""
         return field

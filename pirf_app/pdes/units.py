@@ -18,6 +18,10 @@ class Affine:
     def denormalise(self, x: Tensor) -> Tensor:
         return x * self._column(self.scale, x) + self._column(self.offset, x)
 
+    def turned(self, x: Tensor, k: int) -> Tensor:
+        """A symmetry may change the sign of a field, and so move its offset."""
+        return self.normalise(self.transform(self.denormalise(x), k))
+
     def normalisation(self) -> dict:
         return {"offset": list(self.offset), "scale": list(self.scale)}
 
