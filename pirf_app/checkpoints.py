@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .diffusion.denoiser import Denoiser
+from .diffusion.denoiser import Denoiser, check_fits
 from .diffusion.network import NetworkConfig
 from .diffusion.prior import PriorConfig
 from .diffusion.sampler import Schedule
@@ -145,16 +145,14 @@ def read_info(path: Path) -> CheckpointInfo:
 
 def _check_info(info: CheckpointInfo) -> None:
     pde = get_pde(info.pde)
-    channels = len(pde.channels)
     network = NetworkConfig.from_dict(info.network).check()
     check_whole("resolution", info.resolution, 8, MAX_RESOLUTION)
-    prior = PriorConfig.from_dict(info.prior).check(channels, network.resolution)
-    if network.hints not in (0, pde.hint_channels):
-        raise InputError(f"the network has {network.hints} hints, and {info.pde} gives {pde.hint_channels}")
-    shape = (info.resolution, channels * prior.inputs + network.hints, channels)
-    if shape != (network.resolution, network.in_channels, network.out_channels) or network.to_dict() != info.network:
+    prior = PriorConfig.from_dict(info.prior).check(len(pde.channels), network.resolution)
+    check_fits(pde, network, prior)
+    if info.resolution != network.resolution or network.to_dict() != info.network:
         raise InputError(f"the network does not fit {info.pde} at a resolution of {info.resolution}")
-    in_units(get_pde(info.pde), info.normalisation)
+    if in_units(pde, info.normalisation) is not pde and network.hints:
+        raise InputError("a network that is given hints must have this app's own normalisation")
     if not isinstance(info.method, str) or not info.method.strip():
         raise InputError(f"the method must be a name, not {shown(info.method)}")
     if not isinstance(info.recipe, dict) or not isinstance(info.figures, dict):
@@ -181,12 +179,12 @@ def load_checkpoint(
     sha256 = file_sha256(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
-    size = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior))
+    parts = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior), get_pde(info.pde).hints)
     if info.parent is None:
         with torch.device("meta"):
-            expected = Denoiser(*size, get_pde(info.pde).hints).state_dict()
+            expected = Denoiser(*parts).state_dict()
         tensors = _read_tensors(path, expected, whole=True)
-        model: Denoiser | TunedDenoiser = Denoiser(*size, get_pde(info.pde).hints)
+        model: Denoiser | TunedDenoiser = Denoiser(*parts)
         model.load_state_dict(tensors)
     else:
         parent = find_parent(info.parent)

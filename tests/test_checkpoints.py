@@ -359,6 +359,20 @@ def test_wrong_metadata(base_file, changes):
     refused(load_checkpoint, rewrite(base_file, **changes), no_parent)
 
 
+def test_hints_that_their_network_cannot_use(tmp_path):
+    """They are whitened by the modes of a prior, and computed from fields in this app's own normalisation."""
+    pde, path = get_pde("kolmogorov"), tmp_path / "base.safetensors"
+    model = tiny_denoiser("kolmogorov")
+    save_checkpoint(path, model, info_of(model, "kolmogorov"))
+    load_checkpoint(path, no_parent)
+    refused(load_checkpoint, rewrite(path, normalisation={"offset": [0.0] * 3, "scale": [7.0] * 3}), no_parent)
+    plain = tiny_config("kolmogorov", "isotropic")
+    hinted = replace(plain, in_channels=plain.in_channels + pde.hint_channels, hints=pde.hint_channels)
+    model = Denoiser(hinted)
+    save_checkpoint(path, model, info_of(model, "kolmogorov"))
+    refused(load_checkpoint, path, no_parent)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"darcy"', "[" * 100_000])
 def test_metadata_that_is_no_json_object(base_file, text):
     save_file({"a": torch.zeros(1)}, base_file, {KEY: text})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..pdes import PDE, InputError
 from .network import NetworkConfig, UNet
 from .prior import PriorConfig
 
@@ -17,6 +18,15 @@ def native_bfloat16(device: str | torch.device = "cpu") -> bool:
 
 
 Hints = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def check_fits(pde: PDE, network: NetworkConfig, prior: PriorConfig) -> None:
+    """Raises InputError unless a denoiser of `pde` can be built of these; hints need the modes of a ModePrior."""
+    channels = len(pde.channels)
+    if network.hints not in (0, pde.hint_channels) or (network.hints and not prior.bases):
+        raise InputError(f"the network has {network.hints} hints, and {pde.name} gives {pde.hint_channels} with modes")
+    if (network.in_channels, network.out_channels) != (channels * prior.inputs + network.hints, channels):
+        raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
 
 
 class Denoiser(nn.Module):

@@ -18,10 +18,10 @@ from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError
 from ..pdes.base import check_number, check_seed, check_whole
 from ..pdes.random_fields import TRAINING_DATA, TRAINING_NOISE, derived_seed
-from .denoiser import Denoiser, native_bfloat16
+from .denoiser import Denoiser, check_fits, native_bfloat16
 from .network import NetworkConfig
 from .prior import MAX_MODES, ModePrior, PriorConfig
-from .run_state import load_run, save_run
+from .run_state import load_run, of_this_version, restore, save_run
 from .sampler import Schedule
 
 # The chunk of training data that the covariance is estimated from, and the pool of a PDE with a slow solver drawn;
@@ -106,10 +106,7 @@ class Pretraining:
         config = replace(config, prior_box=min(config.prior_box, network.resolution))
         bases = tuple(c.basis for c in pde.channels) if config.prior_box else ()
         prior = PriorConfig(config.prior_box, bases).check(channels, network.resolution)
-        seen = channels * prior.inputs + network.hints
-        fits = (network.in_channels, network.out_channels) == (seen, channels)
-        if not fits or network.hints not in (0, pde.hint_channels):
-            raise InputError(f"a network for {pde.name} has {channels} channels, and twice as many inputs with a prior")
+        check_fits(pde, network, prior)
         self.pde, self.config, self.workers, self.device = pde, config, workers, workers.device
         torch.manual_seed(config.seed)
         self.model = Denoiser(network, prior, pde.hints).to(self.device)
@@ -158,7 +155,7 @@ class Pretraining:
     def turned(self, fields: Tensor, draw: torch.Generator) -> Tensor:
         """`fields`, each under a random symmetry of the PDE."""
         turns = torch.randint(self.pde.symmetries, (len(fields),), generator=draw).tolist()
-        return torch.cat([self.pde.transform(one, k) for one, k in zip(fields.split(1), turns, strict=True)])
+        return torch.cat([self.pde.turned(one, k) for one, k in zip(fields.split(1), turns, strict=True)])
 
     def learning_rate(self) -> float:
         c = self.config
@@ -223,16 +220,14 @@ class Pretraining:
         tensors, optimiser, meta = load_run(path)
         if "network" not in meta:
             raise InputError(f"{path} is not the state of a pre-training run")
-        if meta["pde"] != pde.name:
-            raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
-        try:
+        with of_this_version(path):
+            if meta["pde"] != pde.name:
+                raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
             run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
             for prefix, model in (("model.", run.model), ("ema.", run.ema)):
                 model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        except (TypeError, RuntimeError):
-            raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
-        run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
-        run.update, run.seconds = meta["update"], meta["seconds"]
+            restore(run.optimiser, optimiser)
+            run.update, run.seconds = meta["update"], meta["seconds"]
         run.pool = tensors.get("pool", pool)
         return run
 

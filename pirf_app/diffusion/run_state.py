@@ -1,6 +1,8 @@
 """The state of an unfinished training run as one safetensors file, so that resuming never unpickles anything."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,3 +37,17 @@ def load_run(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]
         _, index, name = key.split(".")
         optimiser.setdefault(int(index), {})[name] = tensors.pop(key)
     return tensors, optimiser, meta
+
+
+def restore(optimiser: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """Gives an optimiser the state by parameter that `load_run` returned."""
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+@contextmanager
+def of_this_version(path: Path) -> Iterator[None]:
+    """Raises InputError in place of what a file of other contents leads to."""
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError):
+        raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None

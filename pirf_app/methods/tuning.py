@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
 from ..diffusion import denoiser
-from ..diffusion.run_state import load_run, save_run
+from ..diffusion.run_state import load_run, of_this_version, restore, save_run
 from ..diffusion.tuned import TunedDenoiser
 from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError
@@ -167,7 +167,7 @@ class Tuning(ABC):
             raise InputError(f"{path} is not the state of a fine-tuning run")
         if meta["parent"] != base.sha256:
             raise InputError(f"{path} is a run on another base checkpoint")
-        try:
+        with of_this_version(path):
             if meta["method"] != cls.method:
                 raise InputError(f"{path} is a run of the method {shown(meta['method'])}, not {cls.method}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
@@ -181,7 +181,5 @@ class Tuning(ABC):
             for name in KEPT:
                 setattr(run, name, meta[name])
             run.events = run.settled = meta["events"]
-        except (KeyError, TypeError, RuntimeError):
-            raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
-        run.optimiser.load_state_dict({"state": optimiser, "param_groups": run.optimiser.state_dict()["param_groups"]})
+            restore(run.optimiser, optimiser)
         return run
