@@ -81,12 +81,12 @@ def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
     members, files = [(entry, checkpoint.info)], {entry["file"]: path}
     parent = checkpoint.info.parent
     if parent is not None:
-        found = next((e for e in library.manifest() if e["sha256"] == parent), None)
-        if found is None:
+        located = library.located(parent)
+        if located is None:
             raise InputError(f"the parent of {name} is not a model of this app, so it cannot be published alone")
-        info = read_info(library.folder / found["file"])
-        members.insert(0, (found, info))
-        files[found["file"]] = library.folder / found["file"]
+        found, place = located
+        members.insert(0, (found, read_info(place)))
+        files[found["file"]] = place
     entries = [member for member, _ in members]
     card = repository_card(repo, members, [], {}).encode()
     about = {f"{e['name']}.md": model_card(e, info, [], entries).encode() for e, info in members}

@@ -122,8 +122,13 @@ class Collection(Library):
         checkpoint = self.parts[repo].load(pde, plain, entry["resolution"])
         return replace(checkpoint, info=replace(checkpoint.info, method=method))
 
+    def _holder(self, sha256: str) -> Library:
+        """The first part that has the file with that hash; the bundled one where none has it."""
+        parts = (self.bundled, *self.parts.values())
+        return next((part for part in parts if part.located(sha256)), self.bundled)
+
+    def located(self, sha256: str) -> tuple[dict, Path] | None:
+        return self._holder(sha256).located(sha256)
+
     def find_parent(self, sha256: str) -> Checkpoint:
-        for part in (self.bundled, *self.parts.values()):
-            if any(entry["sha256"] == sha256 for entry in part.manifest()):
-                return part.find_parent(sha256)
-        return self.bundled.find_parent(sha256)
+        return self._holder(sha256).find_parent(sha256)

@@ -274,16 +274,21 @@ def test_a_name_that_is_none(text):
     assert "hf_abcdefgh" not in str(error.value)
 
 
-def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, tiny_library, tmp_path):
-    """The bundled models of Darcy are others than the published ones."""
+@pytest.fixture
+def other_darcy(tmp_path) -> Library:
+    """A bundled library with models of Darcy that are others than the published ones."""
     model = tiny_denoiser("darcy", seed=1)
     parent = save_checkpoint(tmp_path / "darcy-16-base.safetensors", model, info_of(model, "darcy"))
     info = info_of(model, "darcy", "pirf", parent=parent, handover=HANDOVER)
     save_checkpoint(tmp_path / "darcy-16-pirf.safetensors", tuned_from(model), info)
     bundled = Library(tmp_path)
     bundled.write_manifest()
-    collection = Collection(bundled)
-    assert collection.manifest() == bundled.manifest()
+    return bundled
+
+
+def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, tiny_library, other_darcy):
+    collection = Collection(other_darcy)
+    assert collection.manifest() == other_darcy.manifest()
     arrival = collection.follow(REPO)
     assert arrival.ended.wait(20)
     assert (arrival.state, arrival.sentence) == ("ready", "")
@@ -343,6 +348,19 @@ def test_one_run_is_published_with_its_parent_and_a_card(hub_here, tiny_library,
     assert "my run" in card.text
     with pytest.raises(HubError, match="write access"):
         send(run_plan(mine, tiny_library, "owner/run", "my run"), token="hf_stranger")
+
+
+def test_a_run_on_a_fetched_model_is_published_with_that_model(published, tiny_library, other_darcy):
+    """Not with the bundled file of the same name, whose hash is another."""
+    collection = Collection(other_darcy)
+    collection.take(fetch(REPO))
+    mine = tiny_library.folder / "darcy-16-pirf.safetensors"
+    send(run_plan(mine, collection, "stranger/run", "my run"), token="hf_stranger")
+    found = HubLibrary(fetch("stranger/run"), Library(tiny_library.folder / "none"))
+    assert found.problems == []
+    assert [(e["method"], e["sha256"]) for e in found.manifest()] == [
+        (e["method"], e["sha256"]) for e in tiny_library.manifest() if e["pde"] == "darcy"
+    ]
 
 
 def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch):
