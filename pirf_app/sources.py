@@ -115,10 +115,10 @@ class Collection(Library):
         return sorted(super().methods(pde, resolution), key=lambda method: "@" in method)
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        plain, _, repo = method.partition("@")
-        if not repo:
-            return self.bundled.load(pde, method, resolution)
         entry = self.find(pde, method, resolution)
+        plain, _, repo = method.rpartition("@")
+        if repo not in self.parts:
+            return self.bundled.load(pde, method, resolution)
         checkpoint = self.parts[repo].load(pde, plain, entry["resolution"])
         return replace(checkpoint, info=replace(checkpoint.info, method=method))
 

@@ -300,6 +300,20 @@ def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, t
     assert result.results[1].row["residual_rms"] == pytest.approx(theirs)
 
 
+@pytest.mark.parametrize("method", ["pirf@home", "@", "pirf@owner/models"])
+def test_a_method_s_own_name_may_hold_an_at_sign(published, tiny_library, tmp_path, method):
+    model = tiny_denoiser("darcy")
+    save_checkpoint(tmp_path / "at.safetensors", model, info_of(model, "darcy", method))
+    here = Library(tmp_path)
+    here.write_manifest()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    published.add(REPO, files)
+    there = Collection(Library(tmp_path / "nothing"))
+    there.take(fetch(REPO))
+    assert there.load("darcy", f"{method}@{REPO}", 16).info.method == f"{method}@{REPO}"
+    assert Collection(here).load("darcy", method, 16).info.method == method
+
+
 def test_the_same_file_from_two_places_is_one_model(published, tiny_library):
     collection = Collection(tiny_library)
     assert collection.follow(REPO).ended.wait(20)
