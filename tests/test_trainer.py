@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -209,12 +210,12 @@ def test_a_run_is_drawn_measured_trained_and_handed_over(visitors):
     visitor, run = run_of(visitors, lanes)
     for _ in run.work(lanes):
         head(run)
+    run.finish(lanes, visitor.models)
     assert run.phase == "complete"
     assert [step.update for step in run.history.steps] == [0, 1, 2, 3, 4]
     assert [step.update for step in run.history.held] == [0, 2, 4]
     assert samples_grid(run).rows == ["Before", "After"]
     assert "held-out noise" in verdict(run)
-    run.hand_over(visitor.models)
     assert run.models["last"].name == "darcy-pirf"
     assert run.models["last"].history is run.history
     assert "--pde darcy" in run.command
@@ -228,19 +229,21 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_had_not_been_stopped(visitors):
     lanes = Lanes()
     visitor, whole = run_of(visitors, lanes, name="whole")
     list(whole.work(lanes))
-    whole.hand_over(visitor.models)
+    whole.finish(lanes, visitor.models)
     _, run = run_of(visitors, lanes, name="parts")
+    lanes.slices = partial(lanes.slices, seconds=0)  # one update in each
     for _ in run.work(lanes):
         if run.history.done == 2:
             run.stop()
-    lanes_of_one = Lanes()
-    assert run.phase in ("stopped", "complete")
-    if run.phase == "stopped":
-        run.hand_over(visitor.models)
-        assert run.tuning is None
-        assert run.again()
-        list(run.work(lanes_of_one))
-    run.hand_over(visitor.models)
+    run.finish(lanes, visitor.models)
+    assert run.phase == "stopped"
+    assert run.history.done == 3  # it ends with the slice under way
+    assert run.resumable
+    assert run.tuning is None
+    assert run.again()
+    list(run.work(lanes))
+    run.finish(lanes, visitor.models)
+    assert run.phase == "complete"
     assert [step.update for step in run.history.steps] == [0, 1, 2, 3, 4]
     first, second = (load_file(visitor.models.own(name).path) for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -249,26 +252,39 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_had_not_been_stopped(visitors):
 def test_a_reader_who_goes_away_ends_the_run_and_keeps_what_it_learned(visitors):
     lanes = Lanes()
     visitor, run = run_of(visitors, lanes, updates=500, validate_every=500)
-    work = run.work(lanes)
+
+    def reader():
+        with run.finishing(lanes, visitor.models):
+            yield from run.work(lanes)
+
+    read = reader()
     while run.history.done < 2:
-        next(work)
-    work.close()
+        next(read)
+    with lanes.lane.turn():  # while others compute
+        read.close()
+        assert run.going
+        assert not run.state.exists()
+    for thread in threading.enumerate():
+        if thread.name == "finish":
+            assert not thread.daemon
+            thread.join()
     assert run.phase == "stopped"
     assert run.resumable
+    assert run.tuning is None
     assert lanes.lane.join().ahead == 0
-    run.hand_over(visitor.models)
     assert "last" in run.models
 
 
 def test_a_run_that_ends_while_it_waits_does_not_block_the_next_one(visitors):
     lanes = Lanes()
     visitor, run = run_of(visitors, lanes)
-    run.hand_over(visitor.models)
+    run.finish(lanes, visitor.models)
     assert run.phase == "stopped"
     assert not run.resumable
     _, run = run_of(visitors, lanes)
     run.stop()
     assert list(run.work(lanes)) == []
+    run.finish(lanes, visitor.models)
     assert run.phase == "stopped"
     assert "before its first update" in head(run)
 
@@ -277,10 +293,10 @@ def test_a_diverging_run_ends_with_a_sentence_and_its_last_finite_state(visitors
     lanes = Lanes()
     visitor, run = run_of(visitors, lanes, learning_rate=1e30, updates=40, warmup=1)
     list(run.work(lanes))
+    run.finish(lanes, visitor.models)
     assert run.phase == "diverged"
     assert "lower learning rate" in run.message
     assert 'role="alert"' in head(run)
-    run.hand_over(visitor.models)
     assert ("last" in run.models) == ("last finite state" in run.message)
     if "last" in run.models:
         assert all(tensor.isfinite().all() for tensor in load_file(run.models["last"].path).values())

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..methods.pirf_config import PirfStep
 from ..pdes.base import InputError
-from .lane import Lanes, queued
+from .lane import Lanes, Place, queued
 from .own import Visitors
 from .recipes import Recipes
 from .start import prepare
@@ -75,10 +75,8 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
                 raise InputError("give either a preset or a number of updates")
             visitor.run = run = prepare(visitor, recipes, pde, start, method, values, name)
             run.claim()
-            try:
-                yield from stream(run)
-            finally:
-                run.hand_over(visitor.models)
+            with lanes.training.join() as place, run.finishing(lanes, visitor.models):
+                yield from stream(run, place)
             if "last" not in run.models:
                 raise InputError(run.message or "the run was stopped before its first update: there is no result")
             model = run.models["last"]
@@ -95,14 +93,13 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    def stream(run: TrainingRun) -> Iterator[dict]:
+    def stream(run: TrainingRun, place: Place) -> Iterator[dict]:
         said = 0.0
-        with lanes.training.join() as place:
-            for ahead in queued(place):
-                yield told(run, ahead)
-            for _ in run.work(lanes):
-                if time.monotonic() - said >= TELL_SECONDS:
-                    said = time.monotonic()
-                    yield told(run)
+        for ahead in queued(place):
+            yield told(run, ahead)
+        for _ in run.work(lanes):
+            if time.monotonic() - said >= TELL_SECONDS:
+                said = time.monotonic()
+                yield told(run)
 
     gr.api(finetune, api_name="finetune", **limits)

@@ -183,24 +183,22 @@ class TrainTab:
         run = visitor.run
         if run is None or not run.claim():
             return
-        place, shown = self.lanes.training.join(), 0.0
+        shown = 0.0
         try:
-            for ahead in queued(place):
-                if not run.wanted:
-                    break
-                yield {self.head: train_parts.head(run, ahead)}
-            for _ in run.work(self.lanes):
-                if time.monotonic() - shown >= SHOW_SECONDS:
-                    shown = time.monotonic()
-                    yield self.now(visitor)
+            with self.lanes.training.join() as place, run.finishing(self.lanes, visitor.models):
+                for ahead in queued(place):
+                    if not run.wanted:
+                        break
+                    yield {self.head: train_parts.head(run, ahead)}
+                for _ in run.work(self.lanes):
+                    if time.monotonic() - shown >= SHOW_SECONDS:
+                        shown = time.monotonic()
+                        yield self.now(visitor)
         except InputError as error:
             run.message = str(error)
         except Exception:
             run.message = FAILED
             raise
-        finally:
-            place.leave()
-            run.hand_over(visitor.models)
         yield self.now(visitor) | self.end(visitor)
 
     def now(self, visitor: Visitor) -> dict:

@@ -1,8 +1,10 @@
 """A visitor's training run: the work, a slice at a time, and what it leaves behind."""
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from .history import History
 from .lane import Lanes
 from .own import MAX_MODELS, OwnModel, OwnModels
 
-GOING, ENDED = ("waiting", "drawing", "tuning"), ("stopped", "complete", "diverged", "failed")
+GOING = ("waiting", "drawing", "tuning")  # others: stopped, complete, diverged, failed
 PREVIEW_SECONDS = 2.5  # at most one pair of samples in this time,
 PREVIEW_SHARE = 8  # nor in less than so many times what the last one took
 PREVIEW_SAMPLES = 4
@@ -38,6 +40,7 @@ class TrainingRun:
     best_by: str
     command: str = ""
     phase: str = "waiting"
+    outcome: str = "stopped"  # the phase that `finish` leaves the run in
     drawn: tuple[int, int] = (0, 0)
     message: str = ""
     samples: tuple[torch.Tensor, torch.Tensor] | None = None  # physical fields before and after
@@ -79,13 +82,12 @@ class TrainingRun:
         self.wanted = False
 
     def work(self, lanes: Lanes) -> Iterator[None]:
-        """Runs until the end, until `stop`, or until the reader goes away; yields after every slice. What was learned
-        is kept in all cases. Raises InputError for settings that cannot be used."""
-        failed = True
+        """Runs until the end, until `stop`, or until the reader goes away; yields after every slice. `finish` is what
+        keeps what was learned and ends the run. Raises InputError for settings that cannot be used."""
+        self.outcome = "stopped"
+        if not self.wanted:
+            return
         try:
-            if not self.wanted:
-                self.phase, failed = "stopped", False
-                return
             self.tuning = lanes.do(lambda: self.restore(self.state) if self.state.exists() else self.build())
             self.history.clock.clear()
             self.phase = "drawing"
@@ -93,25 +95,42 @@ class TrainingRun:
             for events in lanes.slices(self.tuning.run()):
                 for event in events:
                     self.take(event)
-                self.look(lanes, force=False)
+                self.look(lanes)
                 if not self.wanted:
                     break
                 yield
-            self.phase = "complete" if self.wanted else "stopped"
-            failed = False
+            self.outcome = "complete" if self.wanted else "stopped"
         except DivergedError as error:
             kept = f"the last finite state, of update {self.tuning.update}, is kept"
             self.message = f"{error}; {kept if self.tuning.update else 'nothing had been learned by then'}"
-            self.phase, failed = "diverged", False
-        except GeneratorExit:
-            self.phase, failed = "stopped", False
+            self.outcome = "diverged"
+        except Exception:
+            self.outcome = "failed"
             raise
-        finally:
-            if failed:
-                self.phase = "failed"
+
+    @contextmanager
+    def finishing(self, lanes: Lanes, own: OwnModels) -> Iterator[None]:
+        """Has the run finished at the end of the block, before anything else; but where the reader of a generator goes
+        away, in a thread of its own: whoever closes a generator has no time, gradio does it on its event loop."""
+        try:
+            yield
+        except GeneratorExit:
+            threading.Thread(target=self.finish, args=(lanes, own), name="finish").start()
+            raise
+        except BaseException:
+            self.finish(lanes, own)
+            raise
+        else:
+            self.finish(lanes, own)
+
+    def finish(self, lanes: Lanes, own: OwnModels) -> None:
+        """Ends the run, however it came to an end: what was learned is kept, and listed among the visitor's models."""
+        try:
             if self.tuning is not None:
                 lanes.do(self.park)
-                self.tuning = None
+            self.hand_over(own)
+        finally:
+            self.tuning, self.phase = None, self.outcome
 
     def take(self, event: Any) -> None:
         if isinstance(event, PoolStep):
@@ -120,11 +139,11 @@ class TrainingRun:
             self.phase = "tuning"
             self.history.add(event)
 
-    def look(self, lanes: Lanes, force: bool) -> None:
+    def look(self, lanes: Lanes) -> None:
         """Samples from the fixed noise, before and after, if it is time for them."""
         began = time.monotonic()
         then, cost = self._preview
-        if self.phase != "tuning" or (not force and began < then + max(PREVIEW_SECONDS, PREVIEW_SHARE * cost)):
+        if self.phase != "tuning" or began < then + max(PREVIEW_SECONDS, PREVIEW_SHARE * cost):
             return
         self.samples = lanes.do(lambda: self.tuning.preview(PREVIEW_SAMPLES)) or self.samples
         self.version += 1
@@ -135,7 +154,7 @@ class TrainingRun:
         tuning = self.tuning
         self.samples = tuning.preview(PREVIEW_SAMPLES) or self.samples
         self.version += 1
-        if self.phase == "stopped":
+        if self.outcome == "stopped":
             tuning.save(self.state)
         if tuning.update:
             for which in ("last", "best") if tuning.best is not None else ("last",):
@@ -156,10 +175,7 @@ class TrainingRun:
         return min(found, key=lambda step: getattr(step, self.best_by)) if found else None
 
     def hand_over(self, own: OwnModels) -> None:
-        """Ends the run, however it came to an end, and lists its checkpoints among the visitor's models, in place of
-        those of an earlier stop."""
-        if self.going:
-            self.phase = "stopped"
+        """Lists the checkpoints among the visitor's models, in place of those of an earlier stop."""
         for model in self.models.values():
             if any(model is known for known in own.mine()):
                 own.remove(model.name)
