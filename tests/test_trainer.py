@@ -4,7 +4,9 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +17,13 @@ from pirf_app.methods.pirf_config import PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import own as own_module
 from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks
+from pirf_app.ui.compare import CompareTab
 from pirf_app.ui.history import History, charts
 from pirf_app.ui.lane import Lanes, Line, queued
 from pirf_app.ui.own import Visitors
 from pirf_app.ui.recipes import Recipes, config_of
 from pirf_app.ui.start import prepare
+from pirf_app.ui.train import FAILED, TrainTab
 from pirf_app.ui.train_parts import head, samples_grid, verdict
 
 QUICK = {"updates": 4, "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "pool_steps": "4", "seed": 1}
@@ -368,3 +372,16 @@ def test_ticks_are_few_and_within_the_scale(low, high):
 def test_numbers_of_the_recipe_are_checked_in_words():
     assert config_of("pirf", {"updates": 5.0, "pool_steps": "5, 10", "seed": "7", "unknown": 1}).pool_steps == (5, 10)
     assert config_of("pirf", {"updates": None}).updates == 900
+
+
+def test_a_failure_is_told_and_the_buttons_come_back(visitors):
+    lanes = Lanes()
+    with gr.Blocks():
+        tab = TrainTab(visitors, lanes, CompareTab(visitors, lanes))
+    visitor = visitors.of("a")
+    visitor.run = prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", QUICK)
+    visitor.run.build = lambda: 1 / 0
+    *_, last_change = tab.on_run(SimpleNamespace(session_hash="a"))
+    assert visitor.run.phase == "failed"
+    assert FAILED.capitalize() in last_change[tab.head]
+    assert [last_change[button]["interactive"] for button in tab.buttons] == [True, False, False, True]

@@ -1,5 +1,6 @@
 """The Train tab: fine-tune a model here, watch it, and take the result along."""
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ from .recipes import Recipes, config_of
 from .start import begin_choices, prepare
 from .train_controls import TrainControls
 from .training import PREVIEW_SAMPLES, TrainingRun
+
+log = logging.getLogger(__name__)
 
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
 SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
@@ -197,8 +200,8 @@ class TrainTab:
         except InputError as error:
             run.message = str(error)
         except Exception:
+            log.exception("a run failed")
             run.message = FAILED
-            raise
         yield self.now(visitor) | self.end(visitor)
 
     def now(self, visitor: Visitor) -> dict:
