@@ -4,7 +4,7 @@ import json
 
 from huggingface_hub.repocard_data import CardData
 
-from .checkpoints import CheckpointInfo
+from .checkpoints import CheckpointInfo, Library, file_sha256, read_info
 from .pdes import get_pde
 from .report import format_table
 
@@ -72,6 +72,23 @@ For this equation, domain, resolution and distribution of inputs only. Samples s
 approximately: look at the residual and the forward-solve error above before relying on one. It is a demonstration of a
 method, not a solver.
 """
+
+
+def write_cards(library: Library, rows: list[dict]) -> list[dict]:
+    """Lists the checkpoints of a folder afresh, with the figures of `rows` and a card each, and returns the entries.
+    A file that `rows` do not tell of keeps the figures and the card that it has."""
+    known = {}
+    for entry in library.manifest():
+        path = library.folder / entry["file"]
+        if path.exists() and file_sha256(path) == entry["sha256"]:
+            known[entry["pde"], entry["resolution"], entry["method"]] = entry["figures"]
+    kept = lambda info: known.get((info.pde, info.resolution, info.method), info.figures)  # noqa: E731
+    entries = library.write_manifest(lambda info: card_figures(info, rows) or kept(info))
+    for entry in entries:
+        info, card = read_info(library.folder / entry["file"]), library.folder / f"{entry['name']}.md"
+        if rows_of(info, rows) or not card.exists() or entry["sha256"] not in card.read_text():
+            card.write_text(model_card(entry, info, rows, entries))
+    return entries
 
 
 def repository_card(

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from .cards import card_figures, model_card
-from .checkpoints import CheckpointError, Library, load_checkpoint, read_info
+from .cards import write_cards
+from .checkpoints import CheckpointError, Library, load_checkpoint
 from .cli_edm import import_edm_command
+from .publishing import REPORT
 from .report import read_report
 
-REPORT = Path(__file__).resolve().parent.parent / "assets" / "benchmark" / "report.json"
 Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]
 models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
 models.command(name="import-edm")(import_edm_command)
@@ -48,11 +48,7 @@ def verify(files: Annotated[list[Path] | None, typer.Argument(help="files; none:
 
 @models.command()
 def manifest(report: Report = REPORT) -> None:
-    """Write checkpoints/manifest.json and a model card for each checkpoint afresh, with the figures of a report."""
-    rows = read_report(report)["rows"] if report.exists() else []
-    library = Library()
-    entries = library.write_manifest(lambda info: card_figures(info, rows))
-    for entry in entries:
-        info = read_info(library.folder / entry["file"])
-        (library.folder / f"{entry['name']}.md").write_text(model_card(entry, info, rows, entries))
+    """Write checkpoints/manifest.json afresh, and model cards, with the figures of a report. A checkpoint that the
+    report does not tell of keeps the figures and the card that it has."""
+    for entry in write_cards(Library(), read_report(report)["rows"] if report.exists() else []):
         print(entry["name"])

@@ -15,8 +15,8 @@ import torch
 
 from . import statistics
 from .benchmark import tuning_on
-from .cards import card_figures, model_card
-from .checkpoints import Checkpoint, Library, load_checkpoint, read_info
+from .cards import write_cards
+from .checkpoints import Checkpoint, Library, load_checkpoint
 from .cli_parts import run_with_saves
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
@@ -28,7 +28,6 @@ from .tier_data import PART, DataFile, write_statistics
 from .tier_plan import (
     ASSUMED_FLOPS,
     EVALUATED_STEPS,
-    NOISE,
     POOL_STEPS,
     SHARES,
     Options,
@@ -40,6 +39,7 @@ from .tier_plan import (
 )
 
 STAGES = tuple(SHARES)
+NOISE = ("noise_mean", "noise_std", "sigma_min", "sigma_max", "rho")
 SAVE_EVERY, SAVES = 60.0, 20  # seconds between saves of a run's state; how many there are at least in a tier's minutes
 
 
@@ -68,6 +68,16 @@ def measure(options: Options, compiled: bool = False) -> Rates:
         return Rates(part, solve, ASSUMED_FLOPS, False)
     batch = plan.batch if torch.device(options.device).type == "cuda" else 8
     return Rates(part, solve, training_flops(pde, plan.network, batch, options.device, compiled))
+
+
+def noise_levels(pde: str) -> dict[str, float]:
+    """What the bundled baseline was trained on and recommends for sampling; {} where there is none."""
+    try:
+        info = Library().load(pde, "base").info
+    except InputError:
+        return {}
+    found = info.recipe.get("config", {}) | info.sampler
+    return {name: found[name] for name in NOISE if found.get(name) is not None}
 
 
 class Tier:
@@ -170,7 +180,7 @@ class Tier:
                 ema_samples=max(3000.0, plan.samples / 30),
                 prior_box=plan.prior_box,
                 seed=o.seed,
-                **NOISE.get(o.pde, {}),
+                **noise_levels(o.pde),
             )
             run = Pretraining(self.pde, plan.network, config, alone_on(o.device), pool)
         if torch.device(o.device).type == "cuda":
@@ -233,15 +243,4 @@ class Tier:
         rows.sort(key=lambda row: (row["method"], row["steps"]))
         report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": 0, "bfloat16": False}}
         (self.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        self._list(rows)
-
-    def _list(self, rows: list[dict]) -> None:
-        """Manifest entries and model cards; what else the manifest lists keeps its figures."""
-        library = Library(self.out)
-        known = {entry["file"]: entry["figures"] for entry in library.manifest()}
-        name = lambda info: f"{info.title}.safetensors"  # noqa: E731
-        entries = library.write_manifest(lambda info: card_figures(info, rows) or known.get(name(info), info.figures))
-        for method in ("base", "pirf"):
-            entry = next(entry for entry in entries if entry["file"] == self.path(method).name)
-            info = read_info(self.path(method))
-            (self.out / f"{entry['name']}.md").write_text(model_card(entry, info, rows, entries))
+        write_cards(Library(self.out), rows)

@@ -27,11 +27,6 @@ MAX_POOL, MAX_UPDATES = 2048, 10_000  # the pool is written with every save of a
 MULTIPLIERS = (1, 2, 3, 4)  # of the four coarsest levels; levels above them have 1
 ATTENTION = 16
 WIDTHS = range(8, 129, 4)  # base channels
-# As at 64x64: what the checkpoint recommends for sampling, and the noise levels that it is trained on.
-NOISE = {
-    "burgers": {"sigma_min": 0.05, "sigma_max": 20.0},
-    "kolmogorov": {"sigma_min": 0.025, "sigma_max": 20.0, "noise_mean": -1.5, "noise_std": 1.5},
-}
 ASSUMED_FLOPS = 40e12  # a second, of a data-centre GPU in bfloat16 on small convolutions: a guess, and named as one
 POOL_STEPS = 10
 EVALUATED_STEPS = (10, 20)

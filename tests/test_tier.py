@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from pirf_app import statistics, tier_plan
-from pirf_app.checkpoints import Library
+from pirf_app import cli_models, statistics, tier, tier_plan
+from pirf_app.checkpoints import Library, save_checkpoint
 from pirf_app.cli import main
 from pirf_app.diffusion.network import NetworkConfig
 from pirf_app.diffusion.run_state import load_run
@@ -67,6 +68,7 @@ def test_stages_make_checkpoints_that_load(whole):
     base, tuned = (library.load("poisson", method, 16) for method in ("base", "pirf"))
     assert (tuned.info.parent, tuned.info.method) == (base.sha256, "pirf")
     assert base.info.recipe["updates"] == 10
+    assert tier.noise_levels("poisson").items() <= base.info.recipe["config"].items()
     assert tuned.info.recipe["updates"] == 6
     report = json.loads((whole / "run" / "report.json").read_text())
     assert [(row["method"], row["steps"]) for row in report["rows"]] == [
@@ -74,6 +76,14 @@ def test_stages_make_checkpoints_that_load(whole):
     ]  # fmt: skip
     assert all(e["figures"]["residual_rms"] > 0 for e in library.manifest())
     assert all((out / f"{e['name']}.md").exists() for e in library.manifest())
+
+
+def test_noise_levels_are_those_of_the_bundled_baseline(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(get_pde("poisson"), "default_resolution", 16, raising=False)
+    monkeypatch.setattr(tier, "Library", lambda: Library(tiny_folder))
+    assert tier.noise_levels("poisson") == {"sigma_min": 0.03, "sigma_max": 80.0, "rho": 7.0}
+    monkeypatch.setattr(tier, "Library", lambda: Library(tmp_path))
+    assert tier.noise_levels("poisson") == {}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -107,6 +117,25 @@ def test_minutes_that_are_over_end_a_stage_early(tmp_path):
     list(run.run())
     base, tuned = (Library(run.out).load("poisson", method, 16) for method in ("base", "pirf"))
     assert (base.info.recipe["updates"], tuned.info.recipe["updates"]) == (1, 1)
+
+
+def test_manifest_keeps_what_the_report_does_not_tell_of(whole, tmp_path, monkeypatch):
+    """The figures and cards that a tier wrote; those of a file that is another now go."""
+    out = shutil.copytree(whole / "run-out", tmp_path / "out")
+    content = lambda: {path.name: path.read_bytes() for path in out.iterdir()}  # noqa: E731
+    before = content()
+    (tmp_path / "report.json").write_text('{"rows": [], "floors": {}, "environment": {}}')
+    monkeypatch.setattr(cli_models, "Library", lambda: Library(out))
+    command = ["models", "manifest", "--report", str(tmp_path / "report.json")]
+    assert main(command) == 0
+    assert content() == before
+    checkpoint = Library(out).load("poisson", "base", 16)
+    info = replace(checkpoint.info, recipe={})
+    sha256 = save_checkpoint(out / "poisson-16-base.safetensors", checkpoint.denoiser, info)
+    assert main(command) == 0
+    entry = Library(out).find("poisson", "base", 16)
+    assert (entry["sha256"], entry["figures"]) == (sha256, {})
+    assert sha256 in (out / "poisson-16-base.md").read_text()
 
 
 DRIVER = """
