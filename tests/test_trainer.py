@@ -374,14 +374,28 @@ def test_numbers_of_the_recipe_are_checked_in_words():
     assert config_of("pirf", {"updates": None}).updates == 900
 
 
-def test_a_failure_is_told_and_the_buttons_come_back(visitors):
+@pytest.fixture
+def tab(visitors) -> TrainTab:
     lanes = Lanes()
     with gr.Blocks():
-        tab = TrainTab(visitors, lanes, CompareTab(visitors, lanes))
-    visitor = visitors.of("a")
-    visitor.run = prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", QUICK)
+        return TrainTab(visitors, lanes, CompareTab(visitors, lanes))
+
+
+def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):
+    visitor = tab.visitors.of("a")
+    visitor.run = prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
+    changes = tab.on_stop(SimpleNamespace(session_hash="a"))
+    assert visitor.run.phase == "stopped"
+    assert [changes[button]["interactive"] for button in tab.buttons] == [True, False, False, True]
+    assert list(tab.on_run(SimpleNamespace(session_hash="a"))) == []
+
+
+def test_a_failure_is_told_and_the_buttons_come_back(tab):
+    visitor = tab.visitors.of("a")
+    visitor.run = prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
     visitor.run.build = lambda: 1 / 0
     *_, last_change = tab.on_run(SimpleNamespace(session_hash="a"))
     assert visitor.run.phase == "failed"
-    assert FAILED.capitalize() in last_change[tab.head]
+    assert visitor.run.message == FAILED
+    assert 'role="alert"' in last_change[tab.head]
     assert [last_change[button]["interactive"] for button in tab.buttons] == [True, False, False, True]

@@ -206,24 +206,26 @@ class TrainTab:
 
     def now(self, visitor: Visitor) -> dict:
         """The run as it stands."""
-        run = visitor.run
-        going, over = run.going, bool(run.history.held)
+        run, over = visitor.run, bool(visitor.run.history.held)
         changes = {
             self.head: train_parts.head(run),
             self.verdict: train_parts.verdict(run),
             self.above: gr.update(visible=over),
-            self.start: gr.update(interactive=not going),
-            self.stop: gr.update(interactive=going and run.wanted),
-            self.resume: gr.update(interactive=run.resumable),
-            self.reset: gr.update(interactive=not going),
+            **self.button_states(run),
         }
         if over:
             changes[self.curves] = charts(run.history, self.laid_over(visitor))
-        if run.version != run.shown or not going:
-            grid = train_parts.samples_grid(run) if going else None
+        if run.version != run.shown or not run.going:
+            grid = train_parts.samples_grid(run) if run.going else None
             changes[self.preview] = train_parts.sketch(grid) if grid else ""
             run.shown = run.version
         return changes
+
+    def button_states(self, run: TrainingRun | None) -> dict:
+        """What can be done about the run, or without one."""
+        going = run is not None and run.going
+        can = (not going, going and run.wanted, run is not None and run.resumable, run is not None and not going)
+        return {button: gr.update(interactive=now) for button, now in zip(self.buttons, can, strict=True)}
 
     @staticmethod
     def laid_over(visitor: Visitor) -> History | None:
@@ -254,23 +256,22 @@ class TrainTab:
 
     def on_stop(self, request: gr.Request):
         run = self.visitors.of(request.session_hash).run
-        if run is None or not run.going:
-            return {self.stop: gr.update(interactive=False)}
+        if run is None:
+            return self.button_states(None)
         run.stop()
-        return {self.head: train_parts.head(run), self.stop: gr.update(interactive=False)}
+        return {self.head: train_parts.head(run)} | self.button_states(run)
 
     def on_reset(self, request: gr.Request):
         """Clears the page of the run; the models that it made stay."""
         visitor = self.visitors.of(request.session_hash)
         run = visitor.run
         if run is None or run.going:
-            return {self.stop: gr.update(interactive=run is not None)}
+            return self.button_states(run)
         run.discard()
         visitor.run = None
-        buttons = dict.fromkeys(self.buttons, gr.update(interactive=False)) | {self.start: gr.update(interactive=True)}
         hidden = dict.fromkeys([self.above, self.downloads, self.command], gr.update(visible=False))
         empty = dict.fromkeys([self.curves, self.verdict, self.preview], "")
-        return buttons | hidden | empty | {self.head: train_parts.NOTHING, self.figure: None}
+        return self.button_states(None) | hidden | empty | {self.head: train_parts.NOTHING, self.figure: None}
 
     def on_sample(self, sample: int, request: gr.Request):
         run = self.visitors.of(request.session_hash).run

@@ -78,8 +78,10 @@ class TrainingRun:
         return self.phase == "waiting"
 
     def stop(self) -> None:
-        """Asks the run to end; it does so within a slice."""
+        """Asks the run to end; it does so within a slice, and at once if nobody has made it work yet."""
         self.wanted = False
+        if self.claim():
+            self.phase = "stopped"
 
     def work(self, lanes: Lanes) -> Iterator[None]:
         """Runs until the end, until `stop`, or until the reader goes away; yields after every slice. `finish` is what
