@@ -75,6 +75,11 @@ class Checkpoint:
     sha256: str
 
     @property
+    def base_denoiser(self) -> Denoiser:
+        """The untuned model: the parent's of a tuned one."""
+        return self.denoiser.base if isinstance(self.denoiser, TunedDenoiser) else self.denoiser
+
+    @property
     def problem(self) -> PDE:
         """The benchmark in the units that the model was trained in; to sample or tune it, take this one."""
         return in_units(get_pde(self.info.pde), self.info.normalisation)

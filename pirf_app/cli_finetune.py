@@ -42,7 +42,7 @@ class EventLog:
     """Events as JSON lines in a file. A resumed run keeps the first `kept` lines: it repeats what came after."""
 
     def __init__(self, path: Path, kept: int):
-        lines = check_folder(path).read_text().splitlines(keepends=True)[:kept] if kept and path.exists() else []
+        lines = path.read_text().splitlines(keepends=True)[:kept] if kept and path.exists() else []
         self.file = open(path, "w")  # noqa: SIM115 - closed by `close`
         self.file.writelines(lines)
         self.file.flush()
@@ -118,6 +118,8 @@ def finetune(
     values = {name: value for name, value in locals().items() if name in vars(_DEFAULT) and value is not None}
     entry, beside = find_method(method), state_beside(out)
     check_interval(save_every)
+    if log is not None:
+        check_folder(log)
     if state not in STATES:
         raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
     if pool_steps is not None:
@@ -129,7 +131,7 @@ def finetune(
         run = entry.tuning(begin, recipe(entry, begin, preset, values), workers)
     writers = []
     if workers.main and log:
-        writers.append(EventLog(check_folder(log), run.events))
+        writers.append(EventLog(log, run.events))
     if workers.main and track:
         writers.append(Tracker(out.stem, asdict(run.config), resume))
     if workers.main:
@@ -160,7 +162,7 @@ def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -
     config = entry.config(**values)
     if preset is None:
         return config
-    speed = measure_speed(begin, config).shared(team().size)
+    speed = measure_speed(begin, config, entry.tuning.method, team().device).shared(team().size)
     config = preset_config(preset, begin, speed, **values)
     (config, *_) = team().gather([config])
     if team().main:

@@ -55,7 +55,7 @@ class Team:
 ALONE = Team()
 
 
-def alone_on(device: str) -> Team:
+def alone_on(device: str | torch.device) -> Team:
     """A team of one on a device ("cpu", "cuda")."""
     return Team(device=torch.device(device))
 

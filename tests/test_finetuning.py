@@ -311,7 +311,6 @@ def test_every_registered_method_runs_on_every_benchmark(name):
         config = method.config(updates=1, pool=2, batch=2, pool_steps=(3,), validation=2)
         assert list(method.tuning(tiny_base(name), config).run())[-1].update == 1
         assert method.title
-        assert method.description
 
 
 def test_the_command_line_names_all_that_differs(tmp_path):

@@ -107,10 +107,10 @@ class Pretraining:
         bases = tuple(c.basis for c in pde.channels) if config.prior_box else ()
         prior = PriorConfig(config.prior_box, bases).check(channels, network.resolution)
         check_fits(pde, network, prior)
-        self.pde, self.config, self.workers, self.device = pde, config, workers, workers.device
+        self.pde, self.config, self.workers = pde, config, workers
         torch.manual_seed(config.seed)
-        self.model = Denoiser(network, prior, pde.hints).to(self.device)
-        self.model.autocast = native_bfloat16(self.device)
+        self.model = Denoiser(network, prior, pde.hints).to(self.workers.device)
+        self.model.autocast = native_bfloat16(self.workers.device)
         self.ema = deepcopy(self.model)
         self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))
         self.update = 0
@@ -147,10 +147,10 @@ class Pretraining:
 
     def noise(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
         """Standard normal; a GPU draws its own, for the CPU could not keep up with it."""
-        if torch.device(self.device).type == "cpu":
+        if self.workers.device.type == "cpu":
             return torch.randn(shape, generator=draw)
-        own = torch.Generator(self.device).manual_seed(draw.initial_seed())
-        return torch.randn(shape, generator=own, device=self.device)
+        own = torch.Generator(self.workers.device).manual_seed(draw.initial_seed())
+        return torch.randn(shape, generator=own, device=self.workers.device)
 
     def turned(self, fields: Tensor, draw: torch.Generator) -> Tensor:
         """`fields`, each under a random symmetry of the PDE."""
@@ -175,15 +175,15 @@ class Pretraining:
         while self.update * c.batch < c.samples:
             start = time.perf_counter()
             draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
-            clean = self.batch(draw).to(self.device)
+            clean = self.batch(draw).to(self.workers.device)
             noise = self.noise(clean.shape, draw)
-            sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.device)
+            sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.workers.device)
             rate = self.learning_rate()
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            mine = self.workers.share(torch.arange(c.batch, device=self.device))
+            mine = self.workers.share(torch.arange(c.batch, device=self.workers.device))
             self.optimiser.zero_grad()
-            loss = torch.zeros(1, device=self.device)
+            loss = torch.zeros(1, device=self.workers.device)
             if len(mine):
                 share = len(mine) / c.batch * self.model.loss(clean[mine], noise[mine], sigma[mine])
                 share.backward()

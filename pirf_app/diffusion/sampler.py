@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pdes.base import InputError, check_seed
+from ..pdes.base import InputError, check_seed, check_whole
 from ..pdes.random_fields import SAMPLING_NOISE, sample_noise
 from .prior import IsotropicPrior, Prior
 
@@ -27,9 +27,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 def check_steps(steps: int) -> int:
     """`steps` itself if it is a whole number from 2 to 1000. Raises InputError otherwise."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= MAX_STEPS:
-        raise InputError(f"steps must be a whole number from 2 to {MAX_STEPS}, not {steps!r}")
-    return steps
+    return check_whole("steps", steps, 2, MAX_STEPS)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import nn
 from ..checkpoints import BUNDLED, Checkpoint, Library
 from ..diffusion.network import SUFFIXES, UNet
 from ..diffusion.sampler import initial_noise, start
+from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown
-from .handover import Handovers
 from .pirf import PirfTuning
 from .pirf_config import PirfConfig
 from .tuning import Tuning
@@ -20,19 +20,18 @@ from .tuning import Tuning
 
 @dataclass(frozen=True)
 class Method:
-    """A fine-tuning method: how it is named and described, its recipe, and its run."""
+    """A fine-tuning method: how it is named, and its run."""
 
     title: str
-    description: str
-    config: type
     tuning: type[Tuning]
 
+    @property
+    def config(self) -> type:
+        """The class of its recipe."""
+        return self.tuning.config_class
 
-METHODS = {
-    "pirf": Method(
-        "PIRF", "The physics residual of the final sample as a reward (Yuan et al.).", PirfConfig, PirfTuning
-    )
-}
+
+METHODS = {method.tuning.method: method for method in (Method("PIRF", PirfTuning),)}
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 MARGIN = 0.8  # of a preset's time that is planned for: machines are shared, and their speed varies
 PAUSE = 0.6  # the longest that a run should work, in seconds, between two events
@@ -78,12 +77,8 @@ class Estimate:
 def trainable_parameters(base: Checkpoint) -> dict[str, int]:
     """How many parameters each suffix of the network has."""
     with torch.device("meta"):
-        network = UNet(_network(base).config)
+        network = UNet(base.base_denoiser.config)
     return {name: sum(p.numel() for p in network.freeze(name)) for name in SUFFIXES}
-
-
-def _network(base: Checkpoint) -> UNet:
-    return getattr(base.denoiser, "base", base.denoiser).network
 
 
 class _GraphBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -109,18 +104,21 @@ def _exhaust(events) -> float:
     return time.perf_counter() - began
 
 
-def measure_speed(base: Checkpoint, config: PirfConfig, method: str = "pirf") -> Speed:
-    """Times a few samples of `config`'s work, on states of noise: a second or two for the bundled models."""
+def measure_speed(
+    base: Checkpoint, config: PirfConfig, method: str = "pirf", device: str | torch.device = "cpu"
+) -> Speed:
+    """Times a few samples of `config`'s work on `device`, on states of noise: a second or two."""
     n = min(4, config.chunk, config.batch)
     few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
-    run = find_method(method).tuning(base, replace(few, learning_rate=1e-8))  # so that nothing can diverge here
+    # At a rate with which nothing can diverge.
+    run = find_method(method).tuning(base, replace(few, learning_rate=1e-8), alone_on(device))
     shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
     sigma = torch.tensor(run.model.handover)
-    x = start(run.model.base, initial_noise(n, shape, 0), sigma).x
+    x = start(run.model.base, initial_noise(n, shape, 0).to(device), sigma).x
     with torch.no_grad():
         sample = run.model.base(x, sigma)
         began = time.perf_counter()
-        run.model.base(x, sigma)
+        run.model.base(x, sigma).cpu()  # a GPU is done only then
         evaluation = time.perf_counter() - began
     for states in (run.pool, run.validation):
         for steps in config.pool_steps if states is run.pool else config.pool_steps[:1]:
@@ -147,9 +145,9 @@ def estimate(base: Checkpoint, config: PirfConfig, speed: Speed) -> Estimate:
     update = config.updates * config.batch * speed.update
     validation = validations(config) * config.validation * speed.validation
     trainable = trainable_parameters(base)[config.trainable]
-    model = sum(x.nbytes for x in getattr(base.denoiser, "base", base.denoiser).state_dict().values())
+    model = sum(x.nbytes for x in base.base_denoiser.state_dict().values())
     field = len(base.info.normalisation["mean"]) * base.info.resolution**2 * 4
-    kept = len(vars(Handovers())) if config.last_steps > 1 else 2
+    kept = 3 if config.last_steps > 1 else 2  # state, sample, and what the solver remembers
     states = (config.pool + config.validation) * field * (kept + 1)
     # Frozen, tuned and validated network; gradient, Adam's two moments, the start, the average and the best, and the
     # two copies that a diverging update is taken back with.

@@ -66,7 +66,7 @@ def draw(
 
     Yields after every step how many trajectories are done, and whether `found` has just grown. The
     processes of a team take the chunks in turn, and all get the states of all."""
-    jobs = [(s, part) for i, s in enumerate(schedules) for part in noise[i :: len(schedules)].split(chunk)]
+    jobs = [(s, part) for i, s in enumerate(schedules) for part in noise[i :: len(schedules)].split(chunk) if len(part)]
     while jobs and sum(len(part) for _, part in jobs) > len(noise) - len(found):
         jobs.pop(0)
     while jobs:

@@ -46,7 +46,7 @@ class Tuning(ABC):
                 f"the checkpoint was tuned from noise level {base.denoiser.handover:.3g} on, and a run that goes on "
                 f"from it must do the same, not {handover:.3g}: choose its last_steps and pool_steps"
             )
-        self.frozen = base.denoiser.base if tuned else base.denoiser
+        self.frozen = base.base_denoiser
         self.model = TunedDenoiser(deepcopy(self.frozen), handover).to(workers.device)
         if tuned:
             self.model.expert.load_state_dict(base.denoiser.expert.state_dict())
