@@ -132,15 +132,32 @@ def test_a_visitor_who_leaves_leaves_nothing(visitors, tuned, monkeypatch):
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
+def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypatch):
+    monkeypatch.setattr(own_module, "MAX_VISITORS", 3)
+    busy, owner, idle = (visitors.of(name) for name in ("busy", "owner", "idle"))
+    busy.run = SimpleNamespace(going=True, stop=lambda: None)
+    owner.models.add(tuned)
+    visitors.of("d").models.add(tuned)
+    assert [v.folder.exists() for v in (busy, owner, idle)] == [True, True, False]
+    visitors.of("e").models.add(tuned)
+    assert [v.folder.exists() for v in (busy, owner)] == [True, False]
+    for name in "de":
+        visitors.of(name).run = busy.run
+    assert visitors.of("f").folder.exists()
+    assert busy.folder.exists()
+
+
 def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors, monkeypatch):
     monkeypatch.setattr(own_module, "KEEP_SECONDS", 0.2)
-    gone, back = visitors.of("gone"), visitors.of("back")
-    visitors.away("gone")
-    visitors.away("back")
+    gone, back, sampling = (visitors.of(name) for name in ("gone", "back", "sampling"))
+    for name in ("gone", "back", "sampling"):
+        visitors.away(name)
     assert visitors.of("back") is back
+    assert visitors.library("sampling") is sampling.models
     time.sleep(0.6)
     assert not gone.folder.exists()
     assert back.folder.exists()
+    assert sampling.folder.exists()
 
 
 def damage(kind: str, tensors: dict) -> dict:

@@ -169,6 +169,14 @@ class Visitor:
         if self.run is not None:
             self.run.stop()
 
+    @property
+    def training(self) -> bool:
+        return self.run is not None and self.run.going
+
+    @property
+    def has_nothing(self) -> bool:
+        return self.run is None and not self.models.mine()
+
 
 class Visitors:
     """Visitors by the session of their page."""
@@ -180,7 +188,8 @@ class Visitors:
         self._lock = threading.RLock()
 
     def of(self, session: str | None) -> Visitor:
-        """The visitor of a session, new if need be. The longest silent one makes room when there are too many."""
+        """The visitor of a session, new if need be. When there are too many, others make room: first those who have
+        nothing, then the longest silent; nobody whose training is under way."""
         with self._lock:
             session = session or ""
             if session not in self._known:
@@ -188,14 +197,20 @@ class Visitors:
             self._known.move_to_end(session)
             self._known[session].stay()
             found = self._known[session]
-            gone = [self._known.popitem(last=False)[1] for _ in range(len(self._known) - MAX_VISITORS)]
+            idle = [name for name, visitor in self._known.items() if visitor is not found and not visitor.training]
+            idle.sort(key=lambda name: not self._known[name].has_nothing)
+            gone = [self._known.pop(name) for name in idle[: max(0, len(self._known) - MAX_VISITORS)]]
         for visitor in gone:
             visitor.leave()
         return found
 
+    def known(self, session: str | None) -> Visitor | None:
+        """The visitor of a session, if it has made itself one."""
+        return self.of(session) if (session or "") in self._known else None
+
     def library(self, session: str | None) -> Library:
         """What a session can sample from: the shared library, with its own models if it has any."""
-        visitor = self._known.get(session or "")
+        visitor = self.known(session)
         return visitor.models if visitor else self.shared
 
     def away(self, session: str | None) -> None:
