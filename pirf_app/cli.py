@@ -32,7 +32,7 @@ from .cli_parts import (
 from .cli_reports import reference, table
 from .cli_tier import tier
 from .diffusion.network import NetworkConfig
-from .diffusion.pretraining import PretrainConfig, Pretraining
+from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
 from .diffusion.sampler import SOLVERS, check_steps
 from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
@@ -190,15 +190,11 @@ def pretrain(
         run = Pretraining.load(problem, state, workers)
         run.config = replace(run.config, **chosen)
     else:
-        c = len(problem.channels)
         chosen |= {"batch": batch, "learning_rate": learning_rate, "prior_box": prior_box, "seed": seed}
         chosen |= {"noise_mean": noise_mean, "noise_std": noise_std}
+        size = {"resolution": resolution, "base_channels": channels, "blocks": blocks, "patch": patch}
         widths = tuple(whole_numbers("multipliers", multipliers))
-        hints = problem.hint_channels if prior_box else 0
-        seen = (2 * c if prior_box else c) + hints
-        network = NetworkConfig(resolution, seen, c, channels, widths, blocks, patch=patch, hints=hints)
-        padding = tuple("circular" if around else "zeros" for around in problem.periodic)
-        network = replace(network, padding=padding, row_waves=problem.row_waves)
+        network = network_for(problem, prior_box > 0, multipliers=widths, **size)
         run = Pretraining(problem, network, PretrainConfig(**chosen), workers)
     losses = []
     for step in run_with_saves(run, state, save_every):

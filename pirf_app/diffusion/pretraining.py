@@ -86,6 +86,22 @@ def training_data(pde: PDE, n: int, resolution: int, seed: int, chunk: int) -> T
     return pde.normalise(pde.generate(n, resolution, derived_seed(seed, TRAINING_DATA, chunk)))
 
 
+def bases(pde: PDE) -> tuple[tuple[str, str], ...]:
+    """The functions that suit the boundary conditions of each channel."""
+    return tuple(channel.basis for channel in pde.channels)
+
+
+def network_for(pde: PDE, prior: bool = True, **size) -> NetworkConfig:
+    """The network of the given size that suits `pde`: its channels, padding, row waves and hints; with a `ModePrior`,
+    or for EDM's scalar variance."""
+    channels, hints = len(pde.channels), pde.hint_channels if prior else 0
+    padding = tuple("circular" if around else "zeros" for around in pde.periodic)
+    seen = channels * (2 if prior else 1) + hints
+    return NetworkConfig(
+        in_channels=seen, out_channels=channels, padding=padding, row_waves=pde.row_waves, hints=hints, **size
+    )
+
+
 class Pretraining:
     """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it.
 
@@ -102,10 +118,9 @@ class Pretraining:
         pool: Tensor | None = None,
     ):
         network.check()
-        channels = len(pde.channels)
         config = replace(config, prior_box=min(config.prior_box, network.resolution))
-        bases = tuple(c.basis for c in pde.channels) if config.prior_box else ()
-        prior = PriorConfig(config.prior_box, bases).check(channels, network.resolution)
+        chosen = bases(pde) if config.prior_box else ()
+        prior = PriorConfig(config.prior_box, chosen).check(len(pde.channels), network.resolution)
         check_fits(pde, network, prior)
         self.pde, self.config, self.workers = pde, config, workers
         torch.manual_seed(config.seed)
