@@ -95,14 +95,17 @@ class Statistics:
         return cls(len(fields), std, power_spectrum(pde, fields), projected(fields, std), distance)
 
     def save(self, path: Path) -> None:
-        np.savez_compressed(
-            path,
-            n=self.n,
-            std=self.std,
-            spectrum=self.spectrum.astype(np.float32),
-            quantiles=self.quantiles.astype(np.float16),
-            distance=self.distance,
-        )
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:  # savez would add its own ending to a name
+            np.savez_compressed(
+                file,
+                n=self.n,
+                std=self.std,
+                spectrum=self.spectrum.astype(np.float32),
+                quantiles=self.quantiles.astype(np.float16),
+                distance=self.distance,
+            )
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":

@@ -21,7 +21,7 @@ from pirf_app.diffusion.network import NetworkConfig
 from pirf_app.diffusion.run_state import load_run
 from pirf_app.pdes import InputError, get_pde, pde_names
 from pirf_app.tier import STAGES, Tier, measure
-from pirf_app.tier_data import PART, DataFile, in_processes
+from pirf_app.tier_data import PART, DataFile, in_processes, write_statistics
 from pirf_app.tier_plan import LIMIT, SHARES, Options, Plan, Rates, flops, make_plan, network_for, parameters, table
 
 OPTIONS = Options("poisson", 16, 5.0, "cpu", 1)
@@ -190,6 +190,23 @@ def test_data_file_goes_on_and_is_used_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     assert begun.done() == 0
     assert whole.load().std((0, 2, 3)) == pytest.approx([0.5, 0.5], abs=0.2)
+
+
+def test_killed_while_writing_statistics(tmp_path, monkeypatch):
+    """A kill leaves no half of a file where the next run looks for one."""
+
+    def killed(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("numpy.savez_compressed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_statistics(tmp_path / "poisson-16.npz", get_pde("poisson"), 16, 1, 1)
+    assert not (tmp_path / "poisson-16.npz").exists()
+    monkeypatch.undo()
+    write_statistics(tmp_path / "poisson-16.npz", get_pde("poisson"), 16, 1, 1)
+    assert statistics.Statistics.load(tmp_path / "poisson-16.npz").n == PART
+    assert os.listdir(tmp_path) == ["poisson-16.npz"]
 
 
 def test_worker_processes_draw_the_same(tmp_path):
