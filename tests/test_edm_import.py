@@ -410,6 +410,8 @@ def change(what: str):
             model.map_label = edm_linear(10, 8)
         case "skip_scale":
             block.skip_scale = np.float64(1.0)
+        case "huge":
+            block.skip_scale = 10**400
         case "adaptive_scale":
             block.adaptive_scale = True
         case "heads":
@@ -446,7 +448,7 @@ CHANGES = {
     "sigma_data": "sigma_data", "label_dim": "label_dim", "map_label": "map_label", "skip_scale": "skip_scale",
     "adaptive_scale": "adaptive_scale", "heads": "heads", "eps": "eps", "endpoint": "endpoint", "groups": "groups",
     "filter": "filter", "level": "4x4", "aux": "8x8_aux_conv", "no conv": "16x16_conv", "no block": "8x8_in1",
-    "number": "scale", "modules": "table", "loop": "deep",
+    "number": "scale", "modules": "table", "loop": "deep", "huge": "a huge number",
 }  # fmt: skip
 
 
