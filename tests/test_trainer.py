@@ -220,7 +220,7 @@ def test_there_are_limits_to_what_is_kept(visitors, tuned, monkeypatch):
 
 def run_of(visitors, lanes, session="a", name="", **changes):
     visitor = visitors.of(session)
-    visitor.run = prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", QUICK | changes, name)
+    prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", QUICK | changes, name)
     assert visitor.run.claim()
     assert not visitor.run.claim()
     return visitor, visitor.run
@@ -298,11 +298,13 @@ def test_a_reader_who_goes_away_ends_the_run_and_keeps_what_it_learned(visitors)
 
 def test_a_run_that_ends_while_it_waits_does_not_block_the_next_one(visitors):
     lanes = Lanes()
-    visitor, run = run_of(visitors, lanes)
-    run.finish(lanes, visitor.models)
-    assert run.phase == "stopped"
-    assert not run.resumable
+    visitor, first = run_of(visitors, lanes)
+    first.finish(lanes, visitor.models)
+    assert first.phase == "stopped"
+    assert not first.resumable
     _, run = run_of(visitors, lanes)
+    assert run.folder.exists()
+    assert not first.folder.exists()
     run.stop()
     assert list(run.work(lanes)) == []
     run.finish(lanes, visitor.models)
@@ -346,7 +348,7 @@ def test_a_run_is_refused_before_it_begins(visitors, monkeypatch):
         start(begin="my:other")
     with pytest.raises(InputError, match="unknown fine-tuning method"):
         start(method="magic")
-    visitor.run = start()
+    start()
     with pytest.raises(InputError, match="stop it first"):
         start()
     assert visitor.run.phase == "waiting"
@@ -400,7 +402,7 @@ def tab(visitors) -> TrainTab:
 
 def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):
     visitor = tab.visitors.of("a")
-    visitor.run = prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
+    prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
     changes = tab.on_stop(SimpleNamespace(session_hash="a"))
     assert visitor.run.phase == "stopped"
     assert [changes[button]["interactive"] for button in tab.buttons] == [True, False, False, True]
@@ -409,7 +411,7 @@ def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):
 
 def test_a_failure_is_told_and_the_buttons_come_back(tab):
     visitor = tab.visitors.of("a")
-    visitor.run = prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
+    prepare(visitor, Recipes(tab.lanes), "darcy", "base", "pirf", QUICK)
     visitor.run.build = lambda: 1 / 0
     *_, last_change = tab.on_run(SimpleNamespace(session_hash="a"))
     assert visitor.run.phase == "failed"

@@ -73,7 +73,7 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
                 values = asdict(config) | {k: v for k, v in values.items() if v is not None and hasattr(config, k)}
             elif updates is None:
                 raise InputError("give either a preset or a number of updates")
-            visitor.run = run = prepare(visitor, recipes, pde, start, method, values, name)
+            run = prepare(visitor, recipes, pde, start, method, values, name)
             run.claim()
             with lanes.training.join() as place, run.finishing(lanes, visitor.models):
                 yield from stream(run, place)

@@ -45,7 +45,8 @@ def references(library: Library, pde: str, resolution: int, method: str) -> dict
 def prepare(
     visitor: Visitor, recipes: Recipes, pde: str, begin: str, method: str, values: Mapping[str, Any], name: str = ""
 ) -> TrainingRun:
-    """The run that is asked for, ready to work. Raises InputError, with a reason, if it cannot be."""
+    """The run that is asked for, ready to work, as the visitor's run in place of the previous one, whose files go.
+    Raises InputError, with a reason, if it cannot be."""
     if visitor.run is not None and visitor.run.going:
         raise InputError("a run of yours is under way: stop it first")
     library, problem, kind = visitor.models, get_pde(pde), find_method(method)
@@ -61,7 +62,9 @@ def prepare(
     file = f"{begin.removeprefix(OWN)}.safetensors" if begin.startswith(OWN) else None
     folder = visitor.folder / uuid4().hex
     folder.mkdir()
-    return TrainingRun(
+    if visitor.run is not None:
+        visitor.run.discard()
+    visitor.run = TrainingRun(
         name=name,
         pde=pde,
         words=" · ".join([problem.title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]),
@@ -73,3 +76,4 @@ def prepare(
         best_by=config.best_by,
         command=command_line(config, base, f"{name}.safetensors", method, file),
     )
+    return visitor.run

@@ -166,12 +166,9 @@ class TrainTab:
         pde, begin, method, _, fields = self.controls.read(values)
         visitor = self.visitors.of(request.session_hash)
         try:
-            run = prepare(visitor, self.recipes, pde, begin, method, fields, name)
+            prepare(visitor, self.recipes, pde, begin, method, fields, name)
         except InputError as error:
             return {self.head: parts.problem(error) + (train_parts.head(visitor.run) if visitor.run else "")}
-        if visitor.run is not None:
-            visitor.run.discard()
-        visitor.run = run
         return self.now(visitor)
 
     def on_resume(self, request: gr.Request):
