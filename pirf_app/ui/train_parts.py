@@ -3,9 +3,10 @@
 from html import escape
 
 from ..comparison import percent
-from ..evaluation import SAME, residual_rms
+from ..evaluation import SAME
 from ..methods.finetuning import Estimate
 from ..pdes import get_pde
+from ..pdes.stencils import rms
 from .history import History, precise
 from .panels import Grid, Shown, log_residual, residual_range, still
 from .parts import as_sentence, grid_width, preview, problem, waiting
@@ -138,14 +139,15 @@ def samples_grid(run: TrainingRun) -> Grid | None:
     fields = [part[sample : sample + 1] for part in pair]
     if not all(field.isfinite().all() for field in fields):
         return None
-    residuals, solutions = [pde.residual(f)[0].numpy() for f in fields], [pde.solve(f)[0].numpy() for f in fields]
+    residuals, solutions = [pde.residual(f) for f in fields], [pde.solve(f) for f in fields]
+    errors = [pde.solve_error(f, solution).item() for f, solution in zip(fields, solutions, strict=True)]
     captions = {
-        "residual": [f"RMS {residual_rms(pde, f).item():.3g}" for f in fields],
-        "difference": [f"solve error {percent(pde.solve_error(f).item())}" for f in fields],
+        "residual": [f"RMS {rms(pde.interior(residual)).item():.3g}" for residual in residuals],
+        "difference": [f"solve error {percent(error)}" for error in errors],
     }
+    now, residuals, solutions = ([part[0].numpy() for part in parts] for parts in (fields, residuals, solutions))
     scale = residual_range([log_residual(residuals[0])])
-    names, now = ["Before", "After"], [f[0].numpy() for f in fields]
-    return still(Shown(pde, names, now, residuals, solutions, captions, scale))
+    return still(Shown(pde, ["Before", "After"], now, residuals, solutions, captions, scale))
 
 
 def sketch(grid: Grid) -> str:
