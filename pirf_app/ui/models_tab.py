@@ -18,7 +18,7 @@ from .models_table import arriving, bar, own_entry, own_models, table
 from .own import MAX_NAME, Visitor, Visitors
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-VISITOR_BYTES, VISITOR_SECONDS = 128 * 2**20, 180.0  # for a repository that a visitor asks for
+VISITOR_BYTES, VISITOR_SECONDS = 128 * 10**6, 180.0  # for a repository that a visitor asks for
 AT_ONCE = 2  # such repositories at a time; others wait
 EVERY = 0.4  # seconds between two looks at a download
 SKIP = (gr.skip(), gr.skip())
