@@ -418,3 +418,22 @@ def test_a_failure_is_told_and_the_buttons_come_back(tab):
     assert visitor.run.message == FAILED
     assert 'role="alert"' in last_change[tab.head]
     assert [last_change[button]["interactive"] for button in tab.buttons] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen", "value"),
+    [
+        (["base", "pirf"], None, ["base", "pirf"]),
+        (["base"], None, ["base"]),
+        (["gone", "pirf"], None, ["pirf"]),
+        (["gone", "gone too", "gone as well"], None, ["base", "pirf"]),
+        (["gone", "base"], ["gone", "my:darcy-16-pirf"], ["my:darcy-16-pirf"]),
+    ],
+)
+def test_methods_are_those_of_today_whatever_there_was_at_the_start(tab, tuned, known, chosen, value):
+    models, compared = tab.visitors.of("a").models, tab.own.compare
+    models.add(tuned)
+    compared.models = {"darcy": known}
+    found = compared.method_choices("darcy", chosen, models)
+    assert [method for _, method in found["choices"]] == ["base", "pirf", "my:darcy-16-pirf"]
+    assert found["value"] == value

@@ -157,11 +157,11 @@ class CompareTab:
         self.player.connect(self.figure)
 
     def method_choices(self, pde: str, chosen: Sequence[str] | None = None, library: Library | None = None) -> dict:
-        """What can be chosen for `pde`, and what is: unless told otherwise all but the visitor's own models."""
+        """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
         known = self.models.get(pde, [])
-        own = cmp.available(library, pde)[len(known) :] if library and known else []
-        value = [m for m in known + own if m in (known if chosen is None else chosen)]
-        return {"choices": [(cmp.method_title(m), m) for m in known + own], "value": value}
+        found = cmp.available(library or self.library, pde) if known else []
+        value = [m for m in found if m in (known if chosen is None else chosen)] or found[:2]
+        return {"choices": [(cmp.method_title(m), m) for m in found], "value": value}
 
     def schedule_hint(self, pde: str, name: str) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
