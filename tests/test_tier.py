@@ -138,12 +138,16 @@ def test_manifest_keeps_what_the_report_does_not_tell_of(whole, tmp_path, monkey
     assert sha256 in (out / "poisson-16-base.md").read_text()
 
 
+# The command, which stands still after its first save in pre-training, until it is killed.
 DRIVER = """
-import sys
+import sys, time
 from pathlib import Path
 from pirf_app import statistics
 statistics.FOLDER = Path(sys.argv[1])
 from pirf_app.cli import main
+from pirf_app.diffusion.pretraining import Pretraining
+save = Pretraining.save
+Pretraining.save = lambda self, path: (save(self, path), time.sleep(600))
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -276,6 +280,7 @@ def test_dry_run_prints_the_plan(tmp_path, capsys, monkeypatch):
     [
         ["--minutes", "0"], ["--minutes", "nan"], ["--device", "tpu"], ["--workers", "1000"], ["--resolution", "8"],
         ["--resolution", "600"], ["--pde", "stokes"], ["--seed", "-1"], ["--megabytes", "0.01"],
+        ["--megabytes", "inf"], ["--megabytes", "nan"], ["--megabytes", "-1"], ["--workers", "0"],
     ],
     ids=str,
 )  # fmt: skip
@@ -285,6 +290,15 @@ def test_bad_options(options, tmp_path, capsys, monkeypatch):
     assert main([*base, *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_many_cores(tmp_path, capsys, monkeypatch):
+    """More of them than processes are allowed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 400)
+    options = ["--pde", "poisson", "--resolution", "16", "--minutes", "1", "--device", "cpu", "--dry-run"]
+    assert main(["tier", *options]) == 0
+    assert "256 processes" in capsys.readouterr().out
 
 
 def test_device_that_is_missing(tmp_path):
