@@ -16,7 +16,7 @@ COLUMNS = (
     ("Grid", ""),
     ("From", ""),
     ("Tuned from", ""),
-    ("Residual RMS", "at 10 steps"),
+    ("Residual RMS", ""),
     ("Forward-solve error", "median"),
     ("Size", ""),
     ("SHA-256", "of the file"),
@@ -42,6 +42,12 @@ def figure(figures: dict, name: str, show) -> str:
     return show(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
 
 
+def measured_at(figures: dict) -> str:
+    """With how many steps the samples were drawn that the figures are of, where they say so."""
+    steps = figures.get("steps")
+    return f"<small>at {steps} steps</small>" if isinstance(steps, int) and not isinstance(steps, bool) else ""
+
+
 def title(pde: str) -> str:
     try:
         return get_pde(pde).title
@@ -59,7 +65,7 @@ def row(entry: dict, names: dict[str, str]) -> str:
         f"{entry['resolution']}²",
         escape(entry.get("source", BUNDLED)),
         escape(names.get(parent, f"{parent[:12]}…")) if parent else "–",
-        figure(entry["figures"], "residual_rms", lambda v: f"{v:.3g}"),
+        figure(entry["figures"], "residual_rms", lambda v: f"{v:.3g}") + measured_at(entry["figures"]),
         figure(entry["figures"], "solve_error_median", percent),
         f"{entry['size'] / 1e6:.1f} MB",
         f'<code title="{escape(entry["sha256"])}">{escape(entry["sha256"][:12])}</code>',
