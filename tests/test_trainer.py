@@ -437,3 +437,14 @@ def test_methods_are_those_of_today_whatever_there_was_at_the_start(tab, tuned, 
     found = compared.method_choices("darcy", chosen, models)
     assert [method for _, method in found["choices"]] == ["base", "pirf", "my:darcy-16-pirf"]
     assert found["value"] == value
+
+
+def test_the_lists_show_what_came_from_elsewhere_and_make_nobody_a_visitor(tab, tuned):
+    own, chosen = tab.own, (None, None, "darcy", "base", "darcy", ["base"])
+    own.on_list(*chosen, SimpleNamespace(session_hash="a"))
+    assert tab.visitors.known("a") is None
+    tab.visitors.of("a").models.add(tuned)
+    changes = own.on_list(*chosen, SimpleNamespace(session_hash="a"))
+    assert changes[own.model]["value"] == "darcy-16-pirf"
+    assert [method for _, method in changes[own.begin]["choices"]] == ["base", "my:darcy-16-pirf"]
+    assert changes[own.begin]["value"] == "base"

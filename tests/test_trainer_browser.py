@@ -173,3 +173,12 @@ def test_closing_the_page_ends_the_run(visitor, tiny_server):
     while places and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not places
+
+
+def test_a_model_added_in_another_tab_is_there_to_start_from(visitor, tiny_folder):
+    page = visitor()
+    page.get_by_role("tab", name="Models").click()
+    page.set_input_files("#models-tools input[type=file]", tiny_folder / "darcy-16-pirf.safetensors")
+    page.wait_for_function("document.querySelector('#models-status').innerText.includes('one of your models now')")
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_function("document.querySelector('#own-model input')?.value === 'darcy-16-pirf'")

@@ -1,5 +1,7 @@
 """The visitor's own models: a list to download, remove and upload; and wherever else they can be chosen."""
 
+from collections.abc import Callable
+
 import gradio as gr
 
 from ..pdes import get_pde
@@ -35,13 +37,13 @@ class OwnPanel:
         self.begin, self.overlay, self.compare = begin, overlay, compare
         self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods]
         self.lists = [self.model, self.row, self.take, overlay, begin, compare.methods]
-        self.after(self.upload.upload(self.on_upload, self.upload, [self.told, self.model], **QUIET, **SETUP))
-        self.after(self.remove.click(self.on_remove, self.model, [self.told, self.model], queue=False, **QUIET))
+        self.refresh(self.upload.upload(self.on_upload, self.upload, [self.told, self.model], **QUIET, **SETUP).then)
+        self.refresh(self.remove.click(self.on_remove, self.model, [self.told, self.model], queue=False, **QUIET).then)
         self.model.input(self.on_model, self.model, self.take, queue=False, **QUIET)
 
-    def after(self, event) -> None:
-        """Has the lists made anew when `event` is over."""
-        event.then(self.on_list, self.known, self.lists, queue=False, **QUIET)
+    def refresh(self, when: Callable) -> None:
+        """Has the lists made anew at an event: `when` is the method of a component, or of another event, for it."""
+        when(self.on_list, self.known, self.lists, queue=False, **QUIET)
 
     @staticmethod
     def choices(models: OwnModels, chosen: str | None = None) -> dict:
@@ -74,7 +76,9 @@ class OwnPanel:
 
     def on_list(self, own: str, overlay: str, pde: str, begin: str, compared: str, methods: list, request: gr.Request):
         """Names the visitor's models wherever they can be chosen; what is new is chosen in the Compare tab."""
-        visitor = self.visitors.of(request.session_hash)
+        visitor = self.visitors.known(request.session_hash)
+        if visitor is None:
+            return dict.fromkeys(self.lists, gr.skip())
         models = visitor.models
         mine = models.mine()
         shown = visitor.run.history if visitor.run else None

@@ -112,19 +112,21 @@ class TrainTab:
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
             running = before.then(self.on_run, None, outputs, **QUIET, **TRAIN)
-            self.own.after(running)
+            self.own.refresh(running.then)
             before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
-        self.own.after(begun)
+        self.own.refresh(begun.then)
         self.stop.click(self.on_stop, None, [self.head, *self.buttons], queue=False, **QUIET)
         self.reset.click(self.on_reset, None, outputs, queue=False, **QUIET)
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
         self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
 
     def open(self, tab: gr.Tab) -> None:
-        """Makes the first visit of the tab fit the default preset to this machine."""
+        """At each visit of the tab the models are those of today; the first one fits the default preset to this
+        machine."""
         controls = self.controls
         outputs = [*controls.fields.values(), controls.preset, controls.estimate, self.opened]
         tab.select(self.on_open, [self.opened, *controls.inputs], outputs, **QUIET, **SETUP)
+        self.own.refresh(tab.select)
 
     def on_open(self, request: gr.Request, opened: str, *values):
         if opened:
@@ -273,7 +275,7 @@ class TrainTab:
     def on_sample(self, sample: int, request: gr.Request):
         run = self.visitors.of(request.session_hash).run
         if run is None or not run.samples:
-            return {}
+            return {self.preview: gr.skip()}
         run.sample = sample
         if run.going:
             return {self.preview: train_parts.sketch(train_parts.samples_grid(run))}
