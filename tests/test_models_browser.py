@@ -88,11 +88,11 @@ def test_what_cannot_be_fetched_is_said_and_the_table_stays(visit, hub, library)
 
 def test_a_file_is_taken_in_or_refused_with_a_reason(visit, hub, library, tmp_path):  # noqa: F811
     page = models_tab(visit())
-    page.locator("#models-upload input[type=file], input[type=file]").first.set_input_files(hub.file)
+    page.set_input_files("#models-tools input[type=file]", hub.file)
     page.wait_for_function("document.querySelector('#models-status').innerText.includes('one of your models now')")
     assert rows(page) == len(library.manifest()) + 1
     broken = tmp_path / "broken.safetensors"
     broken.write_text(json.dumps({"no": "model"}))
-    page.locator("#models-upload input[type=file], input[type=file]").first.set_input_files(broken)
+    page.set_input_files("#models-tools input[type=file]", broken)
     page.wait_for_selector("#models-status .problem")
     assert "broken.safetensors" in page.inner_text("#models-status")
