@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from .checkpoints import Checkpoint
-from .diffusion.network import SUFFIXES
 from .evaluation import draw_fields, environment
 from .methods.pirf import PirfTuning
 from .methods.pirf_config import PirfConfig, PirfStep
@@ -62,12 +61,6 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
     yield lambda: max(0, known()) if cleared and before is not None else None
 
 
-def tuning_on(base: Checkpoint, config: PirfConfig, device: str, state: Path | None = None) -> PirfTuning:
-    """A fine-tuning run on a device, the one kept in the file `state` where that is given."""
-    workers = alone_on(device)
-    return PirfTuning(base, config, workers) if state is None else PirfTuning.load(base, state, workers)
-
-
 def sampling(checkpoint: Checkpoint, steps: int, n: int, device: str) -> dict:
     """Seconds and peak bytes for `n` samples of `steps` steps on `device`, where the model is left."""
     checkpoint.denoiser.to(device)
@@ -97,7 +90,8 @@ def fine_tuning(checkpoint: Checkpoint, last_steps: int, trainable: str, batch: 
         validate_every=10**6,
         validation=1,
     )
-    events = (event for event in tuning_on(checkpoint, config, device).run() if isinstance(event, PirfStep))
+    run = PirfTuning(checkpoint, config, alone_on(device))
+    events = (event for event in run.run() if isinstance(event, PirfStep))
     while next(events).update < 1:
         pass
     synchronise(device)
@@ -115,6 +109,3 @@ def fine_tuning(checkpoint: Checkpoint, last_steps: int, trainable: str, batch: 
 
 def conditions(device: str) -> dict:
     return environment() | {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-
-
-TRAINABLE = tuple(SUFFIXES)

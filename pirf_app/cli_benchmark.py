@@ -7,9 +7,10 @@ from typing import Annotated
 import torch
 import typer
 
-from .benchmark import TRAINABLE, best_device, conditions, fine_tuning, sampling
+from .benchmark import best_device, conditions, fine_tuning, sampling
 from .checkpoints import Library
 from .cli_parts import check_count, check_folder, say, split, whole_numbers
+from .diffusion.network import SUFFIXES
 from .diffusion.sampler import check_steps
 from .pdes import InputError, pde_names
 from .pdes.base import check_whole
@@ -25,7 +26,7 @@ def benchmark(
     n: Annotated[int, typer.Option(help="samples drawn at once")] = 4,
     tune: Annotated[str, typer.Option(help="benchmarks to fine-tune, separated by commas, all, or none")] = "darcy",
     last_steps: Annotated[str, typer.Option(help="values of K separated by commas")] = "1,2",
-    trainable: Annotated[str, typer.Option(help=f"layers to train: all of, or some of {','.join(TRAINABLE)}")] = "all",
+    trainable: Annotated[str, typer.Option(help=f"layers to train: all of, or some of {','.join(SUFFIXES)}")] = "all",
     batch: Annotated[int, typer.Option(help="samples an update")] = 8,
     device: Annotated[str | None, typer.Option(help="cuda or cpu (default: cuda where there is one)")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="file to write")] = None,
@@ -38,9 +39,9 @@ def benchmark(
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
     depths = [check_whole("last-steps", k, 1, 20) for k in whole_numbers("last-steps", last_steps)]
     # "all" is itself a suffix of the network, so here it stands for every one of them.
-    layers = split("trainable", trainable, list(TRAINABLE))
-    if unknown := set(layers) - set(TRAINABLE):
-        raise InputError(f"trainable must be of {', '.join(TRAINABLE)}, not {sorted(unknown)[0]!r}")
+    layers = split("trainable", trainable, list(SUFFIXES))
+    if unknown := set(layers) - set(SUFFIXES):
+        raise InputError(f"trainable must be of {', '.join(SUFFIXES)}, not {sorted(unknown)[0]!r}")
     check_count(n)
     check_whole("batch", batch, 1, 1024)
     if json_path:
@@ -56,7 +57,6 @@ def benchmark(
         seconds = f"{row['seconds']:.3f} s, {row['seconds'] / n:.4f} s a sample"
         print(f"{row['pde']:<12}{count:>3} steps, {n} samples: {seconds}, peak memory {megabytes(row['peak_bytes'])}")
     for checkpoint in tuned:
-        checkpoint.denoiser.to("cpu")
         for k in depths:
             for part in layers:
                 row = fine_tuning(checkpoint, k, part, batch, device)

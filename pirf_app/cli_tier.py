@@ -12,9 +12,10 @@ from .checkpoints import BUNDLED
 from .cli_parts import say
 from .diffusion.prior import PriorConfig
 from .pdes import InputError, get_pde, pde_names
+from .pdes.base import check_number
 from .tier import Tier, measure
 from .tier_data import PART
-from .tier_plan import LIMIT, Options, bases, checkpoint_bytes, make_plan, parameters, table
+from .tier_plan import LIMIT, MAX_WORKERS, Options, bases, checkpoint_bytes, make_plan, parameters, table
 
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -36,10 +37,9 @@ def tier(
     network: PDE-RESOLUTION-base and -pirf checkpoints. A killed run goes on with --resume."""
     if device not in ("cuda", "cpu"):
         raise InputError(f"the device must be cuda or cpu, not {device!r}")
-    problem = get_pde(pde)
-    problem.check_request(1, resolution, seed)
-    limit = max(10_000, int(megabytes * 1e6))
-    options = Options(pde, resolution, minutes, device, workers or os.cpu_count() or 1, seed, limit)
+    limit = int(1e6 * check_number("megabytes", megabytes, 0.01, 1000))
+    workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
+    options = Options(pde, resolution, minutes, device, workers, seed, limit)
     folder = folder or Path("runs") / f"tier-{pde}-{resolution}"
     if dry_run:
         print(plan_text(options))

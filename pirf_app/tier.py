@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from . import statistics
-from .benchmark import tuning_on
 from .cards import write_cards
 from .checkpoints import Checkpoint, Library, load_checkpoint
 from .cli_parts import run_with_saves
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .evaluation import environment, evaluate, flags, floors
+from .methods.pirf import PirfTuning
 from .methods.pirf_config import DivergedError, PirfConfig, PoolStep
 from .parallel import alone_on
 from .pdes import InputError, get_pde
@@ -90,7 +90,6 @@ class Tier:
         self.begun, self.before, self.done = time.monotonic(), 0.0, []
         self.options, self.plan = options, None
         self.pde = get_pde(options.pde)
-        self.pde.check_request(1, options.resolution, options.seed)
         if resume and self.note.exists():
             self._read()
         if not has(self.options.device):
@@ -211,7 +210,8 @@ class Tier:
             warmup=max(1, min(20, plan.updates // 4)),
             seed=o.seed,
         )
-        run = tuning_on(base, config, o.device, state if state.exists() else None)
+        workers = alone_on(o.device)
+        run = PirfTuning.load(base, state, workers) if state.exists() else PirfTuning(base, config, workers)
         total = plan.pool + plan.validation + plan.updates
         try:
             for event in run_with_saves(run, state, self.save_every):

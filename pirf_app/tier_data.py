@@ -61,10 +61,6 @@ class DataFile:
     def shape(self) -> tuple[int, ...]:
         return self.parts * PART, len(self.pde.channels), self.resolution, self.resolution
 
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.shape)) * 4
-
     def done(self) -> int:
         """Parts that are there; 0 for another run's file."""
         try:

@@ -15,8 +15,8 @@ from .diffusion.network import COARSEST, NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.prior import PriorConfig
 from .parallel import alone_on
-from .pdes import PDE, InputError
-from .pdes.base import check_number, check_seed, check_whole
+from .pdes import PDE, InputError, get_pde
+from .pdes.base import MAX_RESOLUTION, check_number, check_whole
 from .tier_data import PART
 
 LIMIT = 9_900_000  # bytes of a bundled checkpoint, its metadata left out
@@ -26,6 +26,7 @@ MAX_DATA = 4 * 2**30  # bytes
 MAX_POOL, MAX_UPDATES = 2048, 10_000  # the pool is written with every save of a tuning run: 0.8 GB at 128x128
 MULTIPLIERS = (1, 2, 3, 4)  # of the four coarsest levels; levels above them have 1
 ATTENTION = 16
+MAX_WORKERS = 256
 WIDTHS = range(8, 129, 4)  # base channels
 ASSUMED_FLOPS = 40e12  # a second, of a data-centre GPU in bfloat16 on small convolutions: a guess, and named as one
 POOL_STEPS = 10
@@ -144,9 +145,9 @@ class Options:
 
     def __post_init__(self):
         check_number("minutes", self.minutes, 0.05, 10_000)
-        check_whole("workers", self.workers, 1, 256)
-        check_whole("resolution", self.resolution, 16, 512)
-        check_seed(self.seed)
+        check_whole("workers", self.workers, 1, MAX_WORKERS)
+        check_whole("resolution", self.resolution, 16, MAX_RESOLUTION)
+        get_pde(self.pde).check_request(1, self.resolution, self.seed)
 
     def seconds(self, stage: str) -> float:
         return 60 * self.minutes * SHARES[stage] * SPARE

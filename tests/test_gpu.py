@@ -7,11 +7,12 @@ import torch
 from tiny import info_of, tiny_config, tiny_denoiser, tuned_from
 
 from pirf_app import tier_plan
-from pirf_app.benchmark import fine_tuning, sampling, tuning_on
+from pirf_app.benchmark import fine_tuning, sampling
 from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
 from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
+from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.pirf_config import PirfConfig, PirfStep
 from pirf_app.parallel import alone_on
 from pirf_app.pdes import get_pde, pde_names
@@ -93,12 +94,12 @@ def test_pretraining(compiled, tmp_path):
 def test_fine_tuning(name, tmp_path):
     base = checkpoint_of(name)
     config = PirfConfig(updates=3, pool=8, pool_steps=(4,), batch=4, validation=2, warmup=1, last_steps=2)
-    run = tuning_on(base, config, "cuda")
+    run = PirfTuning(base, config, alone_on("cuda"))
     steps = [event for event in run.run() if isinstance(event, PirfStep)]
     assert steps[-1].update == 3
     assert steps[-1].validation_residual > 0
     run.save(tmp_path / "run.state")
-    assert tuning_on(base, config, "cuda", tmp_path / "run.state").update == 3
+    assert PirfTuning.load(base, tmp_path / "run.state", alone_on("cuda")).update == 3
     run.export(tmp_path / "tuned.safetensors")
 
 
