@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import errors, try_to_load_from_cache, utils
 
 from .checkpoints import CheckpointError, Library, file_sha256
-from .hub_client import STALL, HubError, Transfer, api, in_time, megabytes
+from .hub_client import HubError, Transfer, api, in_time, megabytes
 from .pdes.base import shown
 
 MAX_MANIFEST_BYTES = 2**20
@@ -80,7 +80,7 @@ def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir
 
     def get(name: str, force: bool = False) -> Path:
         transfer.file, transfer.breaks = name, 0
-        options = {"cache_dir": cache_dir, "etag_timeout": STALL, "force_download": force}
+        options = {"cache_dir": cache_dir, "force_download": force}
         return Path(client.hf_hub_download(repo, name, revision=commit, **options))
 
     info = client.model_info(repo, revision=commit, files_metadata=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
-from .cards import card_figures, model_card, repository_card
-from .checkpoints import Checkpoint, CheckpointInfo, Library, load_checkpoint, read_info
+from .cards import model_card, repository_card
+from .checkpoints import CheckpointInfo, Library, load_checkpoint, read_info
 from .hub import parse_repo
 from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time, megabytes
 from .pdes.base import InputError, shown
@@ -24,7 +24,6 @@ LEFT_OUT = re.compile(r"__pycache__|\.pyc$|\.tmp$|\.state$|/\.|^assets/screensho
 THUMBNAIL = "assets/screenshot.png"
 PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)\n", re.MULTILINE)
 HARDWARE = tuple(str(flavour.value) for flavour in SpaceHardware)
-FOLDER = "  "
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
     if not entries:
         raise InputError(f"there is no checkpoint in {library.folder.name} to publish")
     rows = report["rows"] if report else []
-    infos = [checked(library.folder / e["file"], library, e["sha256"]).info for e in entries]
+    infos = [load_checkpoint(library.folder / e["file"], library.find_parent, e["sha256"]).info for e in entries]
     card = repository_card(repo, list(zip(entries, infos, strict=True)), rows, report["floors"] if report else {})
     files: dict[str, Path | bytes] = {"README.md": card.encode(), "LICENSE": ROOT / "LICENSE"}
     files["manifest.json"] = as_json({"models": entries})
@@ -76,7 +75,7 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
 def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
     """One checkpoint file as a repository: with its parent, where `library` has it, so that it can be used alone."""
     repo = repository(repo)
-    checkpoint = checked(path, library)
+    checkpoint = library.load_file(path)
     entry = entry_of(name, path, checkpoint.info, checkpoint.sha256)
     members, files = [(entry, checkpoint.info)], {entry["file"]: path}
     parent = checkpoint.info.parent
@@ -168,15 +167,11 @@ def repository(text: str) -> str:
     return repo
 
 
-def checked(path: Path, library: Library, sha256: str | None = None) -> Checkpoint:
-    return load_checkpoint(path, library.find_parent, sha256)
-
-
 def entry_of(name: str, path: Path, info: CheckpointInfo, sha256: str) -> dict:
     """The manifest entry of one file, called `name` and stored under its title."""
-    keys = ("pde", "resolution", "method", "parent")
+    keys = ("pde", "resolution", "method", "parent", "figures")
     entry = {"name": name, "file": f"{info.title}.safetensors", "sha256": sha256, "size": path.stat().st_size}
-    return entry | {key: getattr(info, key) for key in keys} | {"figures": info.figures or card_figures(info, [])}
+    return entry | {key: getattr(info, key) for key in keys}
 
 
 def as_json(value: dict) -> bytes:
