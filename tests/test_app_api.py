@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pirf_app.comparison import Settings, compare, last
 from pirf_app.exports import read_npz
 from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
+from pirf_app.ui.models import warm_up
 
 OFFERED = [name for name in pde_names() if Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)).methods(name)]
 
@@ -229,3 +231,22 @@ def test_every_benchmark_has_a_small_picture_in_the_selector(name):
         drawn = Image.open(io.BytesIO(thumbnails.draw(get_pde(name)))).convert("RGB")
         difference = torch.tensor(list(drawn.tobytes())) - torch.tensor(list(Image.open(path).convert("RGB").tobytes()))
         assert difference.float().abs().mean() < 1
+
+
+def test_one_bad_file_does_not_keep_the_others_from_being_loaded_ahead(tiny_folder, tmp_path, caplog):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "models"))
+    models = Library(folder)
+    bad, *others = [entry["file"] for entry in models.manifest() if entry["method"] == "base"]
+    (folder / bad).write_bytes(b"nonsense")
+    loaded, load = [], models.load
+
+    def watched(*asked):
+        loaded.append(load(*asked).info.pde)
+
+    models.load = watched
+    warm_up(models, 0)
+    for thread in threading.enumerate():
+        if thread.name == "warm-up":
+            thread.join()
+    assert set(loaded) == {file.partition("-")[0] for file in others}
+    assert bad in caplog.text

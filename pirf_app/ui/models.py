@@ -53,7 +53,12 @@ def warm_up(library: Library, seconds: float) -> None:
 
     def work() -> None:
         stop.wait(seconds)
-        for entry in [] if stop.is_set() or problems(library) else library.manifest():
+        try:
+            entries = library.manifest()
+        except InputError as error:
+            log.warning("%s", error)
+            return
+        for entry in entries:
             if stop.is_set():
                 return
             try:
