@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, tick
 from pirf_app.ui.compare import CompareTab
 from pirf_app.ui.history import History, charts
 from pirf_app.ui.lane import Lanes, Line, queued
-from pirf_app.ui.own import Visitors
+from pirf_app.ui.own import Visitors, take_upload
 from pirf_app.ui.recipes import Recipes, config_of
 from pirf_app.ui.start import prepare
 from pirf_app.ui.train import FAILED, TrainTab
@@ -185,6 +186,18 @@ def test_a_damaged_upload_is_refused_with_a_reason(visitors, tuned, tmp_path, ki
     with pytest.raises(InputError, match=words):
         visitors.of("a").models.add(path)
     assert visitors.of("a").models.mine() == []
+
+
+def test_an_upload_is_checked_in_the_lane_and_not_kept_twice(visitors, tuned, tmp_path):
+    models, lanes = visitors.of("a").models, Lanes()
+    for name, content in (("mine", tuned.read_bytes()), ("broken", b"nonsense")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with nullcontext() if name == "mine" else pytest.raises(InputError, match="broken"):
+            take_upload(str(path), models, lanes)
+        assert not path.exists()
+    assert [model.name for model in models.mine()] == ["mine"]
+    assert models.mine()[0].path.exists()
 
 
 def test_two_gigabytes_are_refused_before_they_are_read(visitors, tmp_path):

@@ -7,7 +7,7 @@ from ..pdes.base import InputError
 from . import gpu
 from .compare import COMPUTE
 from .lane import Lanes
-from .models_table import own_entry, own_models
+from .models_table import entries
 from .own import Visitors
 
 
@@ -42,8 +42,7 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
         """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures. Those
         that are not bundled say where they come from (source); of visitors' own models one's own are listed."""
         try:
-            own = own_models(visitors, request.session_hash)
-            return visitors.shared.manifest() + [own_entry(model) for model in own]
+            return entries(visitors, request.session_hash)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

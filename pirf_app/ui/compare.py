@@ -14,6 +14,7 @@ from ..exports import FIRST_VIEW
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import gpu, links, parts, words
+from .events import PRIVATE
 from .figures import plotly_grid
 from .files import export, first_view
 from .lane import Lanes, queued
@@ -26,7 +27,6 @@ from .sketch import Sketch
 MARKS = (5, 10, 20, 40, 80)
 # Samplers wait in a line that can tell how many are ahead; this limit only keeps gradio's threads from running out.
 COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 16}
-PRIVATE = {"api_visibility": "private"}
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
 FAILED = "the computation failed; the server's log says why"
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.

@@ -14,10 +14,11 @@ from ..hub_client import Transfer
 from ..pdes.base import InputError
 from ..sources import Collection, HubLibrary
 from . import parts, push
-from .models_table import arriving, bar, own_entry, own_models, table
-from .own import MAX_NAME, Visitor, Visitors
+from .events import QUIET
+from .lane import Lanes
+from .models_table import arriving, entries, own_models, table
+from .own import MAX_NAME, Visitor, Visitors, take_upload
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 VISITOR_BYTES, VISITOR_SECONDS = 128 * 10**6, 180.0  # for a repository that a visitor asks for
 AT_ONCE = 2  # such repositories at a time; others wait
 EVERY = 0.4  # seconds between two looks at a download
@@ -49,8 +50,8 @@ def counted(models: int) -> str:
 class ModelsTab:
     """Builds the tab inside an open `gr.Tab` context and holds its components."""
 
-    def __init__(self, visitors: Visitors, collection: Collection):
-        self.visitors, self.collection = visitors, collection
+    def __init__(self, visitors: Visitors, collection: Collection, lanes: Lanes):
+        self.visitors, self.collection, self.lanes = visitors, collection, lanes
         self.places = threading.BoundedSemaphore(AT_ONCE)
         gr.HTML(f'<p class="caption">{INTRO}</p>', elem_id="models-intro")
         with gr.Row(elem_id="models-tools"):
@@ -81,11 +82,11 @@ class ModelsTab:
             [self.status, *shown],
             concurrency_limit=8,
             trigger_mode="once",
-            **PRIVATE,
+            **QUIET,
         )
-        self.upload.upload(self.on_upload, self.upload, [self.status, *shown], concurrency_limit=2, **PRIVATE)
-        self.remove.click(self.on_remove, self.mine, [self.status, *shown], queue=False, **PRIVATE)
-        self.clock.tick(self.on_clock, None, [self.arrivals, self.clock, *shown], queue=False, **PRIVATE)
+        self.upload.upload(self.on_upload, self.upload, [self.status, *shown], concurrency_limit=2, **QUIET)
+        self.remove.click(self.on_remove, self.mine, [self.status, *shown], queue=False, **QUIET)
+        self.clock.tick(self.on_clock, None, [self.arrivals, self.clock, *shown], queue=False, **QUIET)
         if self.push:
             self.push.connect(self.on_push_file, self.mine, self.status)
 
@@ -95,12 +96,9 @@ class ModelsTab:
     def table_for(self, session: str | None) -> str:
         """The table that a session sees; what is wrong with the manifest, if it cannot be read."""
         try:
-            return table(self.entries(session))
+            return table(entries(self.visitors, session))
         except InputError as error:
             return parts.problem(error)
-
-    def entries(self, session: str | None) -> list[dict]:
-        return self.collection.manifest() + [own_entry(model) for model in own_models(self.visitors, session)]
 
     def shown(self, request: gr.Request):
         """The table and the choice of own models, as they are now."""
@@ -120,7 +118,8 @@ class ModelsTab:
         job = in_background(lambda: self.fetch_and_leave(text, transfer))
         try:
             while not job.done():
-                yield bar(f"Fetching {transfer.file} … {transfer.progress()}", transfer.done, transfer.total), *SKIP
+                text = f"Fetching {transfer.file} … {transfer.progress()}"
+                yield parts.bar(text, transfer.done, transfer.total), *SKIP
                 time.sleep(EVERY)
             yield self.added(job.result(), self.visitor(request)), *self.shown(request)
         except InputError as error:
@@ -157,12 +156,10 @@ class ModelsTab:
 
     def on_upload(self, path: str, request: gr.Request):
         try:
-            model = self.visitor(request).models.add(Path(path))
+            model = take_upload(path, self.visitor(request).models, self.lanes)
             said = f'<p class="caption">{parts.as_sentence(f"{model.name} is one of your models now")}</p>'
         except InputError as error:
             said = parts.problem(error)
-        finally:
-            Path(path).unlink(missing_ok=True)
         return said, *self.shown(request)
 
     def on_remove(self, name: str | None, request: gr.Request):

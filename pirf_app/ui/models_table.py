@@ -7,7 +7,7 @@ from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..sources import BUNDLED, Arrival
 from . import parts
-from .own import OwnModel, OwnModels, Visitors
+from .own import OwnModel, Visitors
 
 COLUMNS = (
     ("Model", ""),
@@ -25,8 +25,8 @@ COLUMNS = (
 
 def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
     """A session's own models, without making it a visitor if it has none."""
-    library = visitors.library(session) if session else None
-    return library.mine() if isinstance(library, OwnModels) else []
+    visitor = visitors.known(session) if session else None
+    return visitor.models.mine() if visitor else []
 
 
 def own_entry(model: OwnModel) -> dict:
@@ -35,6 +35,11 @@ def own_entry(model: OwnModel) -> dict:
     entry = {"name": model.name, "file": model.path.name, "sha256": model.sha256, "size": model.size}
     entry |= {"pde": info.pde, "resolution": info.resolution, "method": model.method, "parent": info.parent}
     return entry | {"figures": info.figures, "source": model.source}
+
+
+def entries(visitors: Visitors, session: str | None) -> list[dict]:
+    """What a session can use: everybody's models, then its own. Raises InputError if the manifest cannot be read."""
+    return visitors.shared.manifest() + [own_entry(model) for model in own_models(visitors, session)]
 
 
 def figure(figures: dict, name: str, show) -> str:
@@ -83,19 +88,13 @@ def table(entries: list[dict]) -> str:
     return f'<div class="figures models"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def bar(text: str, done: float, total: float) -> str:
-    share = 100 * min(1.0, done / total) if total else 0
-    shown = f'<span class="bar"><i style="width: {share:.0f}%"></i></span><span>{escape(text)}</span>'
-    return f'<div class="progress">{shown}</div>'
-
-
 def arriving(arrivals: list[Arrival]) -> str:
     """How far the repositories are that this server adds by itself; nothing where all went well."""
     found = []
     for arrival in arrivals:
         transfer = arrival.transfer
         if arrival.state == "fetching":
-            found.append(bar(f"{arrival.text}: {transfer.progress()}", transfer.done, transfer.total))
+            found.append(parts.bar(f"{arrival.text}: {transfer.progress()}", transfer.done, transfer.total))
         elif arrival.sentence:
             found.append(parts.problem(arrival.sentence))
     return "".join(found)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, Library, load_checkpoint, read_info
 from ..comparison import OWN
 from ..pdes.base import InputError, shown
+from .lane import Lanes
 
 if TYPE_CHECKING:
     from .training import TrainingRun
@@ -125,6 +126,15 @@ class OwnModels(Library):
             if model.sha256 == sha256:
                 return self._read(model.path, sha256, self)
         return self.shared.find_parent(sha256)
+
+
+def take_upload(path: str, models: OwnModels, lanes: Lanes) -> OwnModel:
+    """An uploaded file as one of the visitor's models, checked in a turn of the lane; the upload itself goes. Raises
+    InputError."""
+    try:
+        return lanes.do(lambda: models.add(Path(path)))
+    finally:
+        Path(path).unlink(missing_ok=True)
 
 
 def check_name(name: str) -> str:

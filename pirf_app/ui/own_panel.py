@@ -8,12 +8,11 @@ from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import parts
 from .compare import CompareTab
+from .events import QUIET, SETUP
 from .lane import Lanes
-from .own import OwnModels, Visitors
+from .own import OwnModels, Visitors, take_upload
 from .start import begin_choices
 
-SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 NO_OVERLAY = "(none)"
 
 
@@ -53,7 +52,7 @@ class OwnPanel:
     def on_upload(self, file: str, request: gr.Request):
         models = self.visitors.of(request.session_hash).models
         try:
-            model = self.lanes.do(lambda: models.add(file))
+            model = take_upload(file, models, self.lanes)
         except InputError as error:
             return {self.told: parts.problem(error)}
         where = f"{get_pde(model.info.pde).title} at {model.info.resolution}x{model.info.resolution}"

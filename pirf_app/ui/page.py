@@ -14,9 +14,10 @@ from . import gpu, parts, thumbnails
 from .api import add_api
 from .api_finetune import add_finetune
 from .compare import SHOW_LINK, CompareTab
+from .events import PRIVATE, QUIET
 from .lane import Lanes
 from .models import problems, warm_up
-from .models_tab import PRIVATE, ModelsTab
+from .models_tab import ModelsTab
 from .own import Visitors
 from .theme import CSS, theme
 from .train import TRAIN, TrainTab
@@ -61,15 +62,13 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
                 training = TrainTab(visitors, lanes, tab)
                 training.open(train_tab)
             with gr.Tab("Models", id="models") as models:
-                listed = ModelsTab(visitors, library)
-        compare.select(tab.on_return, [tab.pde, tab.methods], tab.methods, queue=False, **PRIVATE)
+                listed = ModelsTab(visitors, library, lanes)
+        compare.select(tab.on_return, [tab.pde, tab.methods], tab.methods, queue=False, **QUIET)
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
-        gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **PRIVATE)
-        opened = demo.load(
-            tab.on_load, None, tab.restored, queue=False, show_progress="hidden", api_visibility="private"
-        )
-        opened.then(None, tab.query, tab.link, js=SHOW_LINK, api_visibility="private")
-        demo.load(tab.on_files, [tab.result, tab.shown], tab.files, show_progress="hidden", api_visibility="private")
+        gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **QUIET)
+        opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
+        opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
+        demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)
         add_api(visitors, lanes)
         add_finetune(visitors, lanes, training.recipes, TRAIN)
         demo.unload(away)

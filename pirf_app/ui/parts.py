@@ -65,14 +65,16 @@ def waiting(ahead: int, what: str = "the sampler") -> str:
     return WAITING.replace("the sampler …", f"{what}: {others} ahead of you")
 
 
+def bar(text: str, done: float, total: float) -> str:
+    share = 100 * min(1.0, done / total) if total else 0
+    shown = f'<span class="bar"><i style="width: {share:.0f}%"></i></span><span>{escape(text)}</span>'
+    return f'<div class="progress">{shown}</div>'
+
+
 def progress(event: Preview, methods: int, seconds: float) -> str:
-    done = event.step / event.steps
     each = " per method" if methods > 1 else ""
     text = f"step {event.step} of {event.steps} · noise level {event.sigma:.3g} · {event.nfe} network evaluations{each}"
-    return (
-        f'<div class="progress"><span class="bar"><i style="width:{100 * done:.0f}%"></i></span>'
-        f"<span>{text} · {seconds:.1f} s</span></div>"
-    )
+    return bar(f"{text} · {seconds:.1f} s", event.step, event.steps)
 
 
 def describe(settings: Settings) -> str:

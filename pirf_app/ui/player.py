@@ -7,9 +7,9 @@ that Gradio's own plot component puts on the page.
 import gradio as gr
 
 from ..pdes import PDE, get_pde, pde_names
+from .events import PRIVATE
 from .panels import view_number
 
-PRIVATE = {"api_visibility": "private"}
 # A new figure is mounted some time after its value has changed, and may have been made for another choice.
 SHOW = """(frame, what) => {
     window.pirfView = [frame, what];

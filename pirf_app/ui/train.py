@@ -11,6 +11,7 @@ from ..pdes.base import InputError
 from . import parts, train_parts
 from .charts import HOVER
 from .compare import CompareTab
+from .events import PRIVATE, QUIET, SETUP
 from .figures import plotly_grid
 from .history import History, charts
 from .lane import Lanes, queued
@@ -24,9 +25,6 @@ from .training import PREVIEW_SAMPLES, TrainingRun
 log = logging.getLogger(__name__)
 
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
-SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}
-PRIVATE = {"api_visibility": "private"}
-QUIET = PRIVATE | {"show_progress": "hidden"}
 SHOW_SECONDS = 0.5
 # On a narrow page the run is far below the button.
 INTO_VIEW = """() => {
