@@ -24,9 +24,9 @@ AT_ONCE = 2  # such repositories at a time; others wait
 EVERY = 0.4  # seconds between two looks at a download
 SKIP = (gr.skip(), gr.skip())
 BUSY = "the Hub is being asked for other visitors just now: try again in a minute"
-INTRO = """Models that are bundled with this app or that its owner added are there for everyone. What you add here only
-you can see, until you close the page: fetch a repository of checkpoints from the Hugging Face Hub, or upload one file.
-Every file is checked before it is used."""
+INTRO = """Models that are bundled with this app or that its owner added are there for everyone. Only you can see
+what you add here, and only until you close the page: fetch a repository of checkpoints from the Hugging Face Hub, or
+upload one file. Every file is checked before it is used."""
 
 
 def in_background(work: Callable[[], object]) -> Future:
