@@ -1,4 +1,4 @@
-"""Which grid to sample on: the coarse tier that a CPU is fast enough for, or the paper's."""
+"""Which grid to sample on: the coarse tier that a CPU is fast enough for, or the fine one that wants a GPU."""
 
 import torch
 
@@ -6,7 +6,7 @@ from .checkpoints import Library
 from .pdes import get_pde
 from .pdes.base import InputError
 
-PAPER_RESOLUTION = 128
+GPU_RESOLUTION = 128
 
 
 def grids(library: Library, pde: str) -> list[int]:
@@ -15,12 +15,12 @@ def grids(library: Library, pde: str) -> list[int]:
 
 
 def grid(library: Library, pde: str, asked: int | None = None) -> int:
-    """The resolution to compare on: the one asked for, else the paper's where a GPU samples and there is a checkpoint,
+    """The resolution to compare on: the one asked for, else the fine one where a GPU samples and there is a checkpoint,
     else the benchmark's default, which a CPU is fast enough for. Raises InputError, naming those there are."""
     known = grids(library, pde)
     if asked is None:
-        fine = torch.cuda.is_available() and PAPER_RESOLUTION in known
-        return PAPER_RESOLUTION if fine else get_pde(pde).default_resolution
+        fine = torch.cuda.is_available() and GPU_RESOLUTION in known
+        return GPU_RESOLUTION if fine else get_pde(pde).default_resolution
     if asked not in known:
         names = ", ".join(f"{n}x{n}" for n in known) or "none yet"
         raise InputError(f"there is no checkpoint for {pde} at {asked}x{asked}: available are {names}")

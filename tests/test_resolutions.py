@@ -13,8 +13,8 @@ from pirf_app.resolutions import grid, grids
 
 @pytest.fixture
 def library(tmp_path, monkeypatch) -> Library:
-    """Darcy at 16x16 (the default here) and, as the paper's, at 32x32; Poisson at 16x16 only."""
-    monkeypatch.setattr(resolutions, "PAPER_RESOLUTION", 32)
+    """Darcy at 16x16 (the default here) and, as where there is a GPU, at 32x32; Poisson at 16x16 only."""
+    monkeypatch.setattr(resolutions, "GPU_RESOLUTION", 32)
     for pde, size in (("darcy", 16), ("darcy", 32), ("poisson", 16)):
         monkeypatch.setattr(get_pde(pde), "default_resolution", 16, raising=False)
         model = tiny_denoiser(pde, resolution=size)
@@ -25,7 +25,7 @@ def library(tmp_path, monkeypatch) -> Library:
 
 
 @pytest.mark.parametrize(("gpu", "darcy"), [(False, 16), (True, 32)])
-def test_paper_s_resolution_where_a_gpu_samples(library, monkeypatch, gpu, darcy):
+def test_fine_resolution_where_a_gpu_samples(library, monkeypatch, gpu, darcy):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert grids(library, "darcy") == [16, 32]
     assert (grid(library, "darcy"), grid(library, "poisson"), grid(library, "burgers")) == (darcy, 16, 64)
