@@ -66,5 +66,7 @@ def test_bad_options(options, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_device():
-    assert best_device() == ("cuda" if torch.cuda.is_available() else "cpu")
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_device(there, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert best_device() == device
