@@ -7,6 +7,7 @@ from huggingface_hub.repocard_data import CardData
 from .checkpoints import CheckpointInfo, Library, file_sha256, read_info
 from .pdes import get_pde
 from .report import format_table
+from .sizes import megabytes
 
 SHOWN_STEPS = 10
 SUMMARY = ("residual_rms", "boundary_rms", "solve_error_median", "conservation_rate", "spectrum_error", "diversity")
@@ -49,7 +50,7 @@ def model_card(entry: dict, info: CheckpointInfo, rows: list[dict], entries: lis
 
 {made}
 
-- File: `{entry["file"]}`, {entry["size"] / 2**20:.1f} MB, SHA-256 `{entry["sha256"]}`
+- File: `{entry["file"]}`, {megabytes(entry["size"])}, SHA-256 `{entry["sha256"]}`
 - Data: solver data of this repository ({pde.domain}), drawn from seeds of 2^62 and more
 - Sampler: {schedule.solver}, sigma from {schedule.sigma_max:g} to {schedule.sigma_min:g}, rho {schedule.rho:g}
 - Licence: MIT
@@ -105,7 +106,7 @@ def repository_card(
     table = format_table(ours, floors) if ours else "Not measured with `python -m pirf_app evaluate` yet."
     listed = "\n".join(
         f"| [`{e['name']}`]({e['name']}.md) | {get_pde(i.pde).title} | {i.method} | {i.resolution}x{i.resolution} "
-        f"| {e['size'] / 2**20:.1f} MB | `{e['sha256'][:12]}` |"
+        f"| {megabytes(e['size'])} | `{e['sha256'][:12]}` |"
         for e, i in members
     )
     return f"""---

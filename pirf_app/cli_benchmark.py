@@ -14,10 +14,11 @@ from .diffusion.network import SUFFIXES
 from .diffusion.sampler import check_steps
 from .pdes import InputError, pde_names
 from .pdes.base import check_whole
+from .sizes import megabytes
 
 
-def megabytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 2**20:.0f} MB"
+def peak(row: dict) -> str:
+    return f"peak memory {'unknown' if row['peak_bytes'] is None else megabytes(row['peak_bytes'])}"
 
 
 def benchmark(
@@ -55,14 +56,14 @@ def benchmark(
         row = sampling(checkpoint, count, n, device)
         report["sampling"].append(row)
         seconds = f"{row['seconds']:.3f} s, {row['seconds'] / n:.4f} s a sample"
-        print(f"{row['pde']:<12}{count:>3} steps, {n} samples: {seconds}, peak memory {megabytes(row['peak_bytes'])}")
+        print(f"{row['pde']:<12}{count:>3} steps, {n} samples: {seconds}, {peak(row)}")
     for checkpoint in tuned:
         for k in depths:
             for part in layers:
                 row = fine_tuning(checkpoint, k, part, batch, device)
                 report["finetuning"].append(row)
                 rate = f"{row['updates_per_second']:.2f} updates a second of {batch}"
-                print(f"{row['pde']:<12}K = {k}, {part:<8}: {rate}, peak memory {megabytes(row['peak_bytes'])}")
+                print(f"{row['pde']:<12}K = {k}, {part:<8}: {rate}, {peak(row)}")
     if json_path:
         json_path.write_text(json.dumps(report, indent=1) + "\n")
         say(f"wrote {json_path}")

@@ -10,6 +10,7 @@ from .checkpoints import MAX_BYTES, save_checkpoint
 from .cli_parts import check_folder
 from .edm_import import import_edm
 from .pdes import InputError, get_pde, pde_names
+from .sizes import megabytes
 
 
 def numbers(option: str, values: str) -> list[float]:
@@ -50,4 +51,4 @@ def import_edm_command(
         raise InputError(f"{file.name} would be over {MAX_BYTES >> 20} MB: leave out --float32")
     sha256 = save_checkpoint(out, model, info, full=float32)
     size = f"{info.resolution}x{info.resolution}, {count / 1e6:.1f} million parameters"
-    print(f"wrote {out}, {size}, {out.stat().st_size / 2**20:.0f} MB, SHA-256 {sha256}")
+    print(f"wrote {out}, {size}, {megabytes(out.stat().st_size)}, SHA-256 {sha256}")

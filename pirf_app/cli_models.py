@@ -11,6 +11,7 @@ from .checkpoints import CheckpointError, Library, load_checkpoint
 from .cli_edm import import_edm_command
 from .publishing import REPORT
 from .report import read_report
+from .sizes import megabytes
 
 Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]
 models = typer.Typer(no_args_is_help=True, help="The bundled checkpoints.")
@@ -25,7 +26,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="print the 
         print(json.dumps(entries))
         return
     for entry in entries:
-        print(f"{entry['name']:<20} {entry['size'] / 2**20:5.1f} MB  {entry['sha256'][:12]}")
+        print(f"{entry['name']:<20} {megabytes(entry['size']):>8}  {entry['sha256'][:12]}")
 
 
 @models.command()

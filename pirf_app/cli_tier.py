@@ -13,6 +13,7 @@ from .cli_parts import say
 from .diffusion.prior import PriorConfig
 from .pdes import InputError, get_pde, pde_names
 from .pdes.base import check_number
+from .sizes import megabytes
 from .tier import Tier, measure
 from .tier_data import PART
 from .tier_plan import LIMIT, MAX_WORKERS, Options, bases, checkpoint_bytes, make_plan, parameters, table
@@ -66,7 +67,7 @@ def plan_text(options: Options) -> str:
         f"{options.pde} at {size} in {options.minutes:g} minutes on {options.device} with {options.workers} processes",
         f"network: {parameters(network) / 1e6:.2f} million parameters, {network.base_channels} base channels, "
         f"multipliers {', '.join(map(str, network.multipliers))}; "
-        f"checkpoint {checkpoint_bytes(network, prior) / 1e6:.1f} MB",
+        f"checkpoint {megabytes(checkpoint_bytes(network, prior))}",
         f"rates: solver {1e3 * rates.part / PART:.3g} ms a field and {1e3 * rates.solve:.3g} ms a solve on one core "
         f"(measured); network {rates.flops / 1e12:.3g} TFLOP/s ({how})",
         "",

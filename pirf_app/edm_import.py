@@ -24,8 +24,9 @@ from .pdes import get_pde
 from .pdes.base import InputError, shown
 from .pdes.units import in_units
 from .pickled_tensors import NUMPY_NAMES, STORAGES, TENSOR_NAMES, is_tensor, number, shape, table, tensor
+from .sizes import megabytes
 
-MAX_FILE = 2**30  # a published network has 62 million parameters: 236 MB in single precision
+MAX_FILE = 10**9  # a published network has 62 million parameters: 248 MB in single precision
 MAX_MODULES, MAX_DEPTH = 5000, 8
 SCHEDULE = Schedule(steps=18, sigma_min=0.002, sigma_max=80.0, rho=7.0, solver="heun")  # of arXiv 2206.00364, table 1
 PERSISTENCE = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -84,8 +85,8 @@ def _load(path: Path) -> object:
         with open(path, "rb") as file:
             size = path.stat().st_size
             if not 0 < size <= MAX_FILE:
-                limit = f"{MAX_FILE >> 20} MB"
-                raise InputError(f"it is {size / 2**20:.0f} MB; a pickled network has some bytes and at most {limit}")
+                limit = megabytes(MAX_FILE)
+                raise InputError(f"it is {megabytes(size)}; a pickled network has some bytes and at most {limit}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
                 if pages[:2] == b"PK":
                     raise InputError("it is a zip archive, as torch.save writes, and not a pickle of an EDM network")
@@ -235,7 +236,8 @@ def _filled(config: NetworkConfig, parts: dict[str, Object]) -> Denoiser:
     with torch.device("meta"):
         expected = Denoiser(config).network.state_dict()
     if (size := 2 * sum(weight.numel() for weight in expected.values())) > MAX_BYTES:
-        raise InputError(f"it is a network of {size >> 20} MB in half precision; a checkpoint has {MAX_BYTES >> 20} MB")
+        limit = megabytes(MAX_BYTES)
+        raise InputError(f"it is a network of {megabytes(size)} in half precision; a checkpoint has {limit}")
     names = {key: _published(key, published_names(config)) for key in expected}
     unknown, missing = sorted(set(parts) - set(names.values())), sorted(set(names.values()) - set(parts))
     for what, which in (("tensors that DDPM++ has not", unknown), ("no tensors", missing)):

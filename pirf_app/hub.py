@@ -7,8 +7,9 @@ from pathlib import Path
 from huggingface_hub import errors, try_to_load_from_cache, utils
 
 from .checkpoints import CheckpointError, Library, file_sha256
-from .hub_client import HubError, Transfer, api, in_time, megabytes
+from .hub_client import HubError, Transfer, api, in_time
 from .pdes.base import shown
+from .sizes import megabytes
 
 MAX_MANIFEST_BYTES = 2**20
 MAX_FILES = 64

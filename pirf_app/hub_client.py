@@ -20,8 +20,9 @@ from huggingface_hub.utils._http import default_client_factory
 
 from . import __version__
 from .pdes.base import InputError
+from .sizes import megabytes
 
-MAX_REPO_BYTES = 512 * 2**20
+MAX_REPO_BYTES = 512 * 10**6
 CONNECT, STALL, FIRST_ANSWER = 5.0, 10.0, 20.0  # seconds
 PULL_SECONDS, PUSH_SECONDS = 600.0, 3600.0
 BREAKS = 2  # times that a download may break off and go on
@@ -225,7 +226,3 @@ def too_many(response: httpx2.Response) -> str:
     wait = str(limit.reset_in_seconds) if limit else response.headers.get("Retry-After", "")
     after = f"in {wait} s" if wait.isdigit() else "later"
     return f"the Hub has had too many requests from here (429): try again {after}"
-
-
-def megabytes(size: float) -> str:
-    return f"{size / 1e6:.1f} MB"

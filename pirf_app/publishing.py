@@ -13,8 +13,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard
 from .cards import model_card, repository_card
 from .checkpoints import CheckpointInfo, Library, load_checkpoint, read_info
 from .hub import parse_repo
-from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time, megabytes
+from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time
 from .pdes.base import InputError, shown
+from .sizes import megabytes
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "assets" / "benchmark" / "report.json"

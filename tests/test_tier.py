@@ -225,7 +225,7 @@ def test_dead_worker_is_one_sentence():
 
 
 @pytest.mark.parametrize("name", pde_names())
-def test_plan_of_the_paper_s_resolution(name):
+def test_plan_at_128(name):
     """About four to five million parameters, under 10 MB, within the minutes asked for."""
     pde, options = get_pde(name), Options(name, 128, 30.0, "cuda", 16)
     rates = replace(FAST, part=53.0 if name == "kolmogorov" else 8.0)
