@@ -4,7 +4,8 @@ import json
 
 from huggingface_hub.repocard_data import CardData
 
-from .checkpoints import CheckpointInfo, Library, file_sha256, read_info
+from .checkpoints import CheckpointInfo, file_sha256, read_info
+from .library import Library
 from .pdes import get_pde
 from .report import format_table
 from .sizes import megabytes

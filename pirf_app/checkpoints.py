@@ -1,4 +1,4 @@
-"""The checkpoint format: one safetensors file, strictly read, and the library of bundled ones.
+"""The checkpoint format: one safetensors file, strictly read.
 
 A base file holds a whole denoiser. A tuned file holds only the tensors that tuning changed, and names its parent by
 SHA-256; it is read on top of that parent. Never a pickle.
@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -29,10 +28,7 @@ FORMAT_VERSION = 2
 MAX_BYTES = 256 * 2**20  # a published network has 62 million parameters: 236 MB in single precision
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
-ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
-ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
 class CheckpointError(InputError):
@@ -229,90 +225,3 @@ def _read_tensors(path: Path, expected: dict[str, Tensor], whole: bool) -> dict[
     except SafetensorError as error:
         raise CheckpointError(f"{name} is not a complete safetensors file ({shown(str(error), 120)})") from None
     return tensors
-
-
-class Library:
-    """The checkpoints in a folder, by its `manifest.json`. Loaded ones are kept in memory."""
-
-    def __init__(self, folder: Path = BUNDLED):
-        self.folder = Path(folder)
-
-    def manifest(self) -> list[dict]:
-        """Entries `{name, file, sha256, size, pde, resolution, method, parent, figures}`; [] where there is none."""
-        path = self.folder / "manifest.json"
-        try:
-            entries = json.loads(path.read_text())["models"]
-            if not isinstance(entries, list):
-                raise TypeError("models must be a list")
-            for entry in entries:
-                wrong = [key for key, kind in ENTRY.items() if not isinstance(entry[key], kind)]
-                if wrong or Path(entry["file"]).name != entry["file"]:
-                    raise TypeError(f"an entry has a wrong {(wrong or ['file'])[0]}")
-            return entries
-        except FileNotFoundError:
-            return []
-        except (OSError, *MALFORMED) as error:
-            raise unreadable(path, error) from None
-
-    def write_manifest(self, measured: Callable[[CheckpointInfo], dict] | None = None) -> list[dict]:
-        """Lists every readable checkpoint of the folder afresh, with its `measured` figures (else its own)."""
-        entries = []
-        for path in sorted(self.folder.glob("*.safetensors")):
-            info = read_info(path)
-            entry = {"name": path.stem, "file": path.name, "sha256": file_sha256(path), "size": path.stat().st_size}
-            entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
-            entry["figures"] = measured(info) if measured else info.figures
-            entries.append(entry)
-        (self.folder / "manifest.json").write_text(json.dumps({"models": entries}, indent=1) + "\n")
-        return entries
-
-    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """Methods there is a checkpoint for, "base" first."""
-        found = {e["method"] for e in self.manifest() if e["pde"] == pde and resolution in (None, e["resolution"])}
-        return sorted(found, key=lambda m: (m != "base", m))
-
-    def find(self, pde: str, method: str, resolution: int | None = None) -> dict:
-        """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""
-        resolution = resolution or get_pde(pde).default_resolution
-        for entry in self.manifest():
-            if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
-                return entry
-        known = ", ".join(self.methods(pde, resolution)) or "none yet"
-        raise InputError(
-            f"there is no {method!r} checkpoint for {pde} at {resolution}x{resolution}: available are {known}"
-        )
-
-    def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        """A bundled checkpoint by PDE and method. Raises InputError or CheckpointError."""
-        get_pde(pde)
-        entry = self.find(pde, method, resolution)
-        return self._load(entry["file"], entry["sha256"])
-
-    @lru_cache(maxsize=32)  # noqa: B019 - a library lives as long as the process
-    def _load(self, file: str, sha256: str) -> Checkpoint:
-        return load_checkpoint(self.folder / file, self.find_parent, sha256)
-
-    def load_file(self, path: Path) -> Checkpoint:
-        """A checkpoint file from anywhere; its parent, if it has one, must be in this library."""
-        return load_checkpoint(path, self.find_parent)
-
-    def located(self, sha256: str) -> tuple[dict, Path] | None:
-        """The manifest entry of the file with that hash, and where the file is; None if it is not here."""
-        found = next((entry for entry in self.manifest() if entry["sha256"] == sha256), None)
-        return found and (found, self.folder / found["file"])
-
-    def find_parent(self, sha256: str) -> Checkpoint:
-        for entry in self.manifest():
-            if entry["sha256"] == sha256:
-                return self._load(entry["file"], sha256)
-        raise CheckpointError(f"the parent checkpoint {sha256[:12]} of this tuned checkpoint is not here")
-
-    def resolve(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        """`method` may be a method's name or the path of a checkpoint file for that PDE."""
-        get_pde(pde)
-        if not (method.endswith(".safetensors") or "/" in method):
-            return self.load(pde, method, resolution)
-        checkpoint = self.load_file(Path(method))
-        if checkpoint.info.pde != pde:
-            raise CheckpointError(f"{Path(method).name} is a checkpoint for {checkpoint.info.pde}, not for {pde}")
-        return checkpoint

@@ -13,7 +13,6 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .checkpoints import Library
 from .cli_benchmark import benchmark
 from .cli_finetune import finetune
 from .cli_hub import deploy, publish, pull
@@ -22,7 +21,6 @@ from .cli_parts import (
     check_count,
     check_folder,
     check_memory,
-    run_with_saves,
     say,
     split,
     state_beside,
@@ -33,9 +31,11 @@ from .cli_reports import reference, table
 from .cli_tier import tier
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
+from .diffusion.run_state import run_with_saves
 from .diffusion.sampler import SOLVERS, check_steps
 from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
+from .library import Library
 from .parallel import team
 from .pdes import InputError, get_pde, pde_names
 from .report import format_table

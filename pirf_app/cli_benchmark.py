@@ -8,10 +8,10 @@ import torch
 import typer
 
 from .benchmark import best_device, conditions, fine_tuning, sampling
-from .checkpoints import Library
 from .cli_parts import check_count, check_folder, say, split, whole_numbers
 from .diffusion.network import SUFFIXES
 from .diffusion.sampler import check_steps
+from .library import Library
 from .pdes import InputError, pde_names
 from .pdes.base import check_whole
 from .sizes import megabytes

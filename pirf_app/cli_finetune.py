@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .checkpoints import Checkpoint, Library
-from .cli_parts import check_folder, check_interval, run_with_saves, say, state_beside, whole_numbers
+from .checkpoints import Checkpoint
+from .cli_parts import check_folder, say, state_beside, whole_numbers
 from .diffusion.network import SUFFIXES
+from .diffusion.run_state import check_interval, run_with_saves
+from .library import Library
 from .methods.finetuning import (
     METHODS,
     PRESETS,

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import CheckpointError, Library
+from .checkpoints import CheckpointError
 from .cli_parts import say
 from .hub import fetch
 from .hub_client import Transfer
+from .library import Library
 from .publishing import HARDWARE, REPORT, deploy_plan, publish_plan, send
 from .report import read_report
 from .sources import HubLibrary

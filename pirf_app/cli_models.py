@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from .cards import write_cards
-from .checkpoints import CheckpointError, Library, load_checkpoint
+from .checkpoints import CheckpointError, load_checkpoint
 from .cli_edm import import_edm_command
+from .library import Library
 from .publishing import REPORT
 from .report import read_report
 from .sizes import megabytes

@@ -1,14 +1,10 @@
-"""What the commands share: checks of their options, saves of a run, progress on standard error."""
+"""What the commands share: checks of their options, progress on standard error."""
 
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from .checkpoints import Checkpoint
-from .diffusion.pretraining import Pretraining
-from .methods.tuning import Tuning
 from .pdes import InputError
 
 MAX_SAMPLES, MAX_NUMBERS = 100_000, 2**28
@@ -46,11 +42,6 @@ def state_beside(out: Path) -> Path:
     return out.with_suffix(".state")
 
 
-def check_interval(seconds: float) -> None:
-    if not seconds > 0:
-        raise InputError(f"the seconds between saves must be above 0, not {seconds}")
-
-
 def split(option: str, values: str, all_values: list[str]) -> list[str]:
     """The parts of a list such as "darcy,poisson"; "all" stands for `all_values`. Raises InputError if it is empty."""
     found = all_values if values == "all" else [v.strip() for v in values.split(",") if v.strip()]
@@ -72,20 +63,3 @@ def with_solver(checkpoint: Checkpoint, solver: str | None) -> Checkpoint:
         return checkpoint
     schedule = replace(checkpoint.info.schedule, solver=solver)
     return replace(checkpoint, info=replace(checkpoint.info, sampler=schedule.to_dict()))
-
-
-def run_with_saves(run: Pretraining | Tuning, state: Path, interval: float) -> Iterator:
-    """The events of `run.run()`; its state is saved every `interval` seconds and at the end, by one process of a team.
-
-    What was saved the caller has dealt with: a log that it writes is never behind the state."""
-    check_interval(interval)
-    saved = time.monotonic()
-    try:
-        for event in run.run():
-            yield event
-            if run.workers.main and time.monotonic() - saved >= interval:
-                run.save(state)
-                saved = time.monotonic()
-    finally:
-        if run.workers.main:
-            run.save(state)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import BUNDLED
 from .cli_parts import say
 from .diffusion.prior import PriorConfig
+from .library import BUNDLED
 from .pdes import InputError, get_pde, pde_names
 from .pdes.base import check_number
 from .sizes import megabytes

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints import Checkpoint, Library
+from .checkpoints import Checkpoint
 from .diffusion import denoiser
 from .diffusion.sampler import Schedule, initial_noise, together
 from .evaluation import CLOSED, SAME, flags, places, residual_rms
+from .library import Library
 from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid

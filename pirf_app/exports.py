@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoints import Library
 from .comparison import Comparison, MethodResult, Settings, compare, last
+from .library import Library
 from .pdes import get_pde
 from .pdes.base import InputError
 

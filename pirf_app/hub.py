@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import errors, try_to_load_from_cache, utils
 
-from .checkpoints import CheckpointError, Library, file_sha256
+from .checkpoints import CheckpointError, file_sha256
 from .hub_client import HubError, Transfer, api, in_time
+from .library import Library
 from .pdes.base import shown
 from .sizes import megabytes
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
 from .cards import model_card, repository_card
-from .checkpoints import CheckpointInfo, Library, load_checkpoint, read_info
+from .checkpoints import CheckpointInfo, load_checkpoint, read_info
 from .hub import parse_repo
 from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time
+from .library import Library
 from .pdes.base import InputError, shown
 from .sizes import megabytes
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from .checkpoints import Library
+from .library import Library
 from .pdes import get_pde
 from .pdes.base import InputError
 

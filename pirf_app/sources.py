@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .checkpoints import Checkpoint, CheckpointError, Library, load_checkpoint
+from .checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from .hub import Snapshot, fetch
 from .hub_client import HubError, Transfer
+from .library import Library
 from .pdes.base import InputError
 
 AGAIN = (60.0, 300.0, 1800.0)  # seconds before a repository that could not be had is asked for again

@@ -15,11 +15,12 @@ import torch
 
 from . import statistics
 from .cards import write_cards
-from .checkpoints import Checkpoint, Library, load_checkpoint
-from .cli_parts import run_with_saves
+from .checkpoints import Checkpoint, load_checkpoint
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
+from .diffusion.run_state import run_with_saves
 from .evaluation import environment, evaluate, flags, floors
+from .library import Library
 from .methods.pirf import PirfTuning
 from .methods.pirf_config import DivergedError, PirfConfig, PoolStep
 from .parallel import alone_on

@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .benchmark import synchronise
 from .diffusion.denoiser import Denoiser
 from .diffusion.network import COARSEST, NetworkConfig
-from .diffusion.pretraining import PretrainConfig, Pretraining
+from .diffusion.pretraining import PretrainConfig, Pretraining, bases, network_for
 from .diffusion.prior import PriorConfig
 from .parallel import alone_on
 from .pdes import PDE, InputError, get_pde
@@ -33,30 +33,14 @@ POOL_STEPS = 10
 EVALUATED_STEPS = (10, 20)
 
 
-def bases(pde: PDE) -> tuple[tuple[str, str], ...]:
-    return tuple(channel.basis for channel in pde.channels)
-
-
-def network_for(pde: PDE, resolution: int, box: int, limit: int) -> NetworkConfig:
+def widest_network(pde: PDE, resolution: int, box: int, limit: int) -> NetworkConfig:
     """The widest network of the tier's form whose checkpoint stays under `limit` bytes. Raises InputError."""
-    channels, levels = len(pde.channels), 1
+    levels = 1
     while resolution % 2**levels == 0 and resolution >> levels >= max(COARSEST, 8):
         levels += 1
     multipliers = (1,) * (levels - len(MULTIPLIERS)) + MULTIPLIERS[:levels]
-    padding = tuple("circular" if around else "zeros" for around in pde.periodic)
-    shape = NetworkConfig(
-        resolution,
-        2 * channels + pde.hint_channels,
-        channels,
-        WIDTHS[0],
-        multipliers,
-        1,
-        (ATTENTION,),
-        padding=padding,
-        row_waves=pde.row_waves,
-        hints=pde.hint_channels,
-    )
-    of_width = lambda width: replace(shape, base_channels=width)  # noqa: E731
+    size = {"resolution": resolution, "multipliers": multipliers, "attention": (ATTENTION,)}
+    of_width = lambda width: network_for(pde, base_channels=width, **size)  # noqa: E731
     prior = PriorConfig(box, bases(pde))
     fitting = bisect_right(WIDTHS, limit, key=lambda width: checkpoint_bytes(of_width(width), prior))
     if not fitting:
@@ -185,7 +169,7 @@ def make_plan(pde: PDE, options: Options, rates: Rates) -> Plan:
     # Hints tell the network more than joint modes do, and are told mode by mode.
     most = 1 if pde.hint_channels else 16
     box = between(isqrt(parts * PART // (8 * channels)), 1, most)
-    network = network_for(pde, o.resolution, box, o.limit)
+    network = widest_network(pde, o.resolution, box, o.limit)
     spent = (parts + reference) * rates.part / o.workers
     left = o.seconds("pretrain") + max(0.0, o.seconds("data") - spent)
     cuda = torch.device(o.device).type == "cuda"

@@ -12,9 +12,10 @@ from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
 
 from pirf_app import cli, cli_finetune, cli_models, statistics
-from pirf_app.checkpoints import BUNDLED, Library, save_checkpoint
+from pirf_app.checkpoints import save_checkpoint
 from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
+from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names, vorticity
 
 

@@ -13,9 +13,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from pirf_app.checkpoints import BUNDLED, Library
 from pirf_app.comparison import Settings, compare, last
 from pirf_app.exports import read_npz
+from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.models import warm_up

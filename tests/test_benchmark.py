@@ -8,8 +8,8 @@ import torch
 
 from pirf_app import cli_benchmark
 from pirf_app.benchmark import best_device, fine_tuning, peak_memory, sampling
-from pirf_app.checkpoints import Library
 from pirf_app.cli import main
+from pirf_app.library import Library
 
 pytestmark = pytest.mark.usefixtures("small_models", "quick_data")
 

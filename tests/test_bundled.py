@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pirf_app.checkpoints import BUNDLED, Library, file_sha256
+from pirf_app.checkpoints import file_sha256
 from pirf_app.evaluation import draw_fields
+from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde
 from pirf_app.statistics import FOLDER, Statistics
 

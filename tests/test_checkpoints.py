@@ -15,7 +15,6 @@ from pirf_app import checkpoints
 from pirf_app.checkpoints import (
     KEY,
     CheckpointError,
-    Library,
     changed_tensors,
     file_sha256,
     load_checkpoint,
@@ -24,6 +23,7 @@ from pirf_app.checkpoints import (
 )
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.sampler import Schedule, initial_noise
+from pirf_app.library import Library
 from pirf_app.pdes import InputError, get_pde, pde_names
 
 

@@ -13,7 +13,7 @@ from terminal import refused, run
 from test_evaluation import ROW
 
 from pirf_app import cli, statistics
-from pirf_app.checkpoints import Library
+from pirf_app.library import Library
 from pirf_app.pdes import get_pde, pde_names
 
 every_pde = pytest.mark.parametrize("name", pde_names())

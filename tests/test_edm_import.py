@@ -15,12 +15,13 @@ import torch
 from edm_reference import EDMPrecond, Persistent, SongUNet, contents, reference_network, write_pickle
 
 from pirf_app import edm_import, inert_pickle
-from pirf_app.checkpoints import Checkpoint, CheckpointError, Library, load_checkpoint
+from pirf_app.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from pirf_app.cli import main
 from pirf_app.diffusion.sampler import Schedule, initial_noise
 from pirf_app.edm_import import import_edm
 from pirf_app.evaluation import draw_fields
 from pirf_app.inert_pickle import read
+from pirf_app.library import Library
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.pirf_config import PirfConfig
 from pirf_app.pdes import InputError, get_pde

@@ -17,10 +17,11 @@ from terminal import refused, run
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
 from pirf_app import cli_hub, hub, hub_client, publishing
-from pirf_app.checkpoints import Library, file_sha256, save_checkpoint
+from pirf_app.checkpoints import file_sha256, save_checkpoint
 from pirf_app.comparison import compare, last
 from pirf_app.hub import fetch, parse_repo
 from pirf_app.hub_client import HubError, Transfer
+from pirf_app.library import Library
 from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send
 from pirf_app.sources import Collection, HubLibrary
 

@@ -9,7 +9,8 @@ from huggingface_hub import constants
 from test_app_browser import browser, visit  # noqa: F401 - fixtures
 from tiny import info_of, tiny_denoiser
 
-from pirf_app.checkpoints import Library, save_checkpoint
+from pirf_app.checkpoints import save_checkpoint
+from pirf_app.library import Library
 
 pytestmark = pytest.mark.ui
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tiny import info_of, prior_config, tiny_config
 
-from pirf_app.checkpoints import Checkpoint, InputError, Library, load_checkpoint, read_info
+from pirf_app.checkpoints import Checkpoint, InputError, load_checkpoint, read_info
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.prior import ModePrior
 from pirf_app.diffusion.sampler import SOLVERS, State, initial_noise, together, trajectory
+from pirf_app.library import Library
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
 from pirf_app.methods.rewards import ResidualReward

@@ -5,8 +5,9 @@ import torch
 from tiny import info_of, tiny_denoiser
 
 from pirf_app import resolutions
-from pirf_app.checkpoints import Library, save_checkpoint
+from pirf_app.checkpoints import save_checkpoint
 from pirf_app.comparison import available, check_settings, compare, last
+from pirf_app.library import Library
 from pirf_app.pdes import InputError, get_pde
 from pirf_app.resolutions import grid, grids
 

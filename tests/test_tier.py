@@ -15,14 +15,15 @@ import torch
 from tiny import tiny_config
 
 from pirf_app import cli_models, statistics, tier, tier_plan
-from pirf_app.checkpoints import Library, save_checkpoint
+from pirf_app.checkpoints import save_checkpoint
 from pirf_app.cli import main
 from pirf_app.diffusion.network import NetworkConfig
 from pirf_app.diffusion.run_state import load_run
+from pirf_app.library import Library
 from pirf_app.pdes import InputError, get_pde, pde_names
 from pirf_app.tier import STAGES, Tier, measure
 from pirf_app.tier_data import PART, DataFile, in_processes, write_statistics
-from pirf_app.tier_plan import LIMIT, SHARES, Options, Plan, Rates, flops, make_plan, network_for, parameters, table
+from pirf_app.tier_plan import LIMIT, SHARES, Options, Plan, Rates, flops, make_plan, parameters, table, widest_network
 
 OPTIONS = Options("poisson", 16, 5.0, "cpu", 1)
 SMALL = Plan(
@@ -242,12 +243,12 @@ def test_plan_at_128(name):
 
 def test_network_fills_the_limit():
     pde = get_pde("darcy")
-    network = network_for(pde, 128, 16, LIMIT)
+    network = widest_network(pde, 128, 16, LIMIT)
     wider = replace(network, base_channels=network.base_channels + 4)
     sizes = [tier_plan.checkpoint_bytes(n, tier_plan.PriorConfig(16, tier_plan.bases(pde))) for n in (network, wider)]
     assert sizes[0] <= LIMIT < sizes[1]
     with pytest.raises(InputError, match="fits"):
-        network_for(pde, 128, 16, 10_000)
+        widest_network(pde, 128, 16, 10_000)
 
 
 def test_operations_are_counted():

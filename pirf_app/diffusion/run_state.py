@@ -1,6 +1,7 @@
 """The state of an unfinished training run as one safetensors file, so that resuming never unpickles anything."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +52,25 @@ def of_this_version(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, RuntimeError):
         raise InputError(f"{path} is a run of another version of this app, so it cannot be continued") from None
+
+
+def check_interval(seconds: float) -> None:
+    if not seconds > 0:
+        raise InputError(f"the seconds between saves must be above 0, not {seconds}")
+
+
+def run_with_saves(run, state: Path, interval: float) -> Iterator:
+    """The events of `run.run()`; its state is saved every `interval` seconds and at the end, by one process of a team.
+
+    What was saved the caller has dealt with: a log that it writes is never behind the state."""
+    check_interval(interval)
+    saved = time.monotonic()
+    try:
+        for event in run.run():
+            yield event
+            if run.workers.main and time.monotonic() - saved >= interval:
+                run.save(state)
+                saved = time.monotonic()
+    finally:
+        if run.workers.main:
+            run.save(state)

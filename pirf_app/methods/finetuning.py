@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import nn
 
-from ..checkpoints import BUNDLED, Checkpoint, Library
+from ..checkpoints import Checkpoint
 from ..diffusion.network import SUFFIXES, UNet
 from ..diffusion.sampler import initial_noise, start
+from ..library import BUNDLED, Library
 from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown

@@ -9,8 +9,8 @@ from uuid import uuid4
 import gradio as gr
 
 from .. import comparison as cmp
-from ..checkpoints import Library
 from ..exports import FIRST_VIEW
+from ..library import Library
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import gpu, links, parts, words

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from .. import comparison as cmp
-from ..checkpoints import Checkpoint, Library
+from ..checkpoints import Checkpoint
 from ..diffusion.sampler import Schedule
+from ..library import Library
 from ..methods.pirf import PirfTuning
 from ..methods.pirf_config import PirfConfig, PirfStep, PoolStep
 from ..parallel import alone_on

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from ..checkpoints import Library
 from ..comparison import Settings, check_settings
+from ..library import Library
 from ..pdes.base import InputError
 
 NUMBERS = ("sigma_min", "sigma_max", "rho")

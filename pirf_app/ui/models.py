@@ -4,9 +4,10 @@ import atexit
 import logging
 import threading
 
-from ..checkpoints import CheckpointError, Library, file_sha256, read_info
+from ..checkpoints import CheckpointError, file_sha256, read_info
 from ..comparison import available
 from ..diffusion.sampler import Schedule
+from ..library import Library
 from ..pdes import pde_names
 from ..pdes.base import InputError
 

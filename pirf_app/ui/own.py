@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, Library, load_checkpoint, read_info
+from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, load_checkpoint, read_info
 from ..comparison import OWN
+from ..library import Library
 from ..pdes.base import InputError, shown
 from .lane import Lanes
 

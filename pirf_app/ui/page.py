@@ -7,8 +7,9 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from ..checkpoints import BUNDLED, MAX_BYTES, Library
+from ..checkpoints import MAX_BYTES
 from ..exports import FIRST_VIEW
+from ..library import BUNDLED, Library
 from ..sources import Collection
 from . import gpu, parts, thumbnails
 from .api import add_api

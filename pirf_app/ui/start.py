@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from ..checkpoints import Library
 from ..comparison import OWN, data_floors, method_title
+from ..library import Library
 from ..methods.finetuning import command_line, find_method
 from ..pdes import get_pde
 from ..pdes.base import InputError, shown

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..checkpoints import Library
+from ..library import Library
 from ..methods.finetuning import METHODS, trainable_parameters
 from ..methods.pirf_config import BEST_BY, PirfConfig
 from ..methods.rewards import NORMS
