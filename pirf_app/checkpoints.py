@@ -23,9 +23,10 @@ from .diffusion.tuned import TunedDenoiser
 from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 from .pdes.units import in_units
+from .sizes import megabytes
 
 FORMAT_VERSION = 2
-MAX_BYTES = 256 * 2**20  # a published network has 62 million parameters: 236 MB in single precision
+MAX_BYTES = 256 * 10**6  # a published network has 62 million parameters: 247 MB in single precision
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -125,7 +126,7 @@ def read_info(path: Path) -> CheckpointInfo:
     except ValueError as error:  # a path that no file can have
         raise unreadable(shown(str(path)), error) from None
     if size > MAX_BYTES:
-        raise CheckpointError(f"{name} is {size / 2**20:.0f} MB; a checkpoint has at most {MAX_BYTES >> 20} MB")
+        raise CheckpointError(f"{name} is {megabytes(size)}; a checkpoint has at most {megabytes(MAX_BYTES)}")
     if set(metadata) != {KEY}:
         raise CheckpointError(f"{name} is not a checkpoint of this app: its metadata must be '{KEY}' and nothing else")
     try:

@@ -48,7 +48,7 @@ def import_edm_command(
     if not float32 and max(weight.abs().max().item() for weight in weights) > torch.finfo(torch.float16).max:
         raise InputError(f"{file.name} has weights too large for half precision: choose --float32")
     if float32 and 4 * count > MAX_BYTES:
-        raise InputError(f"{file.name} would be over {MAX_BYTES >> 20} MB: leave out --float32")
+        raise InputError(f"{file.name} would be over {megabytes(MAX_BYTES)}: leave out --float32")
     sha256 = save_checkpoint(out, model, info, full=float32)
     size = f"{info.resolution}x{info.resolution}, {count / 1e6:.1f} million parameters"
     print(f"wrote {out}, {size}, {megabytes(out.stat().st_size)}, SHA-256 {sha256}")

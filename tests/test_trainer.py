@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pirf_app.checkpoints import MAX_BYTES
-from pirf_app.comparison import compare, last, method_title
+from pirf_app.comparison import compare, last
 from pirf_app.methods.pirf_config import PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import own as own_module
@@ -26,6 +26,7 @@ from pirf_app.ui.recipes import Recipes, config_of
 from pirf_app.ui.start import prepare
 from pirf_app.ui.train import FAILED, TrainTab
 from pirf_app.ui.train_parts import head, samples_grid, verdict
+from pirf_app.wording import method_title
 
 QUICK = {"updates": 4, "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "pool_steps": "4", "seed": 1}
 
@@ -205,7 +206,7 @@ def test_two_gigabytes_are_refused_before_they_are_read(visitors, tmp_path):
     with open(path, "wb") as file:
         file.truncate(2 * 2**30)
     began = time.monotonic()
-    with pytest.raises(InputError, match=f"at most {MAX_BYTES >> 20} MB"):
+    with pytest.raises(InputError, match=f"at most {MAX_BYTES // 10**6}"):
         visitors.of("a").models.add(path)
     assert time.monotonic() - began < 1
 

@@ -14,6 +14,7 @@ from ..library import BUNDLED, Library
 from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown
+from ..sizes import megabytes
 from .pirf import PirfTuning
 from .pirf_config import PirfConfig
 from .tuning import Tuning
@@ -165,8 +166,8 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
         )
     if memory_limit is not None and estimate.peak_bytes > memory_limit:
         raise InputError(
-            f"this run would take about {estimate.peak_bytes / 2**20:.0f} MB of memory, and "
-            f"{memory_limit / 2**20:.0f} MB are allowed: choose a smaller pool or fewer trainable layers"
+            f"this run would take about {megabytes(estimate.peak_bytes)} of memory, and "
+            f"{megabytes(memory_limit)} are allowed: choose a smaller pool or fewer trainable layers"
         )
 
 

@@ -13,6 +13,7 @@ from ..exports import FIRST_VIEW
 from ..library import Library
 from ..pdes import get_pde
 from ..pdes.base import InputError
+from ..wording import method_title
 from . import gpu, links, parts, words
 from .events import PRIVATE
 from .figures import plotly_grid
@@ -160,8 +161,9 @@ class CompareTab:
         """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
         known = self.models.get(pde, [])
         found = cmp.available(library or self.library, pde) if known else []
-        value = [m for m in found if m in (known if chosen is None else chosen)] or found[:2]
-        return {"choices": [(cmp.method_title(m), m) for m in found], "value": value}
+        wanted = known if chosen is None else chosen
+        value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
+        return {"choices": [(method_title(m), m) for m in found], "value": value}
 
     def schedule_hint(self, pde: str, name: str) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""

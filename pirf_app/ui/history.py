@@ -5,8 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from html import escape
 
-from ..comparison import percent
 from ..methods.pirf_config import PirfStep
+from ..wording import percent
 from .charts import Chart, Curve, draw, smooth
 
 RECENT = 20  # updates that the speed is taken from

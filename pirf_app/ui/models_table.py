@@ -2,10 +2,10 @@
 
 from html import escape
 
-from ..comparison import OWN, method_title, percent
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..sources import BUNDLED, Arrival
+from ..wording import OWN, method_title, percent
 from . import parts
 from .own import OwnModel, Visitors
 

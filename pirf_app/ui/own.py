@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, load_checkpoint, read_info
-from ..comparison import OWN
 from ..library import Library
 from ..pdes.base import InputError, shown
+from ..wording import OWN
 from .lane import Lanes
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from ..comparison import Comparison, method_title, percent
+from ..comparison import Comparison
 from ..pdes import PDE, get_pde
+from ..wording import method_title, percent
 from .words import Axis, axes, given, with_unit
 
 SEQUENTIAL, RESIDUAL, DIVERGING, DIFFERENCE = "viridis", "magma", "RdBu_r", "PuOr_r"

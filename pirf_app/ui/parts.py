@@ -2,8 +2,10 @@
 
 from html import escape
 
-from ..comparison import SAME, Comparison, Preview, Settings, method_title, percent
+from ..comparison import Comparison, Preview, Settings
+from ..evaluation import SAME
 from ..pdes import get_pde
+from ..wording import method_title, percent
 from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
 from .panels import Grid, grids, picture_url, shown_sample
 from .words import has_walls

@@ -4,9 +4,10 @@ import time
 
 import torch
 
-from ..comparison import Preview, Settings, method_title
+from ..comparison import Preview, Settings
 from ..pdes import get_pde
 from ..pdes.stencils import rms
+from ..wording import method_title
 from . import parts
 from .panels import Shown, grids, log_residual, spread
 

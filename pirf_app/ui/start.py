@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from ..comparison import OWN, data_floors, method_title
+from ..comparison import data_floors
 from ..library import Library
 from ..methods.finetuning import command_line, find_method
 from ..pdes import get_pde
 from ..pdes.base import InputError, shown
+from ..wording import OWN, method_title
 from .history import History
 from .own import Visitor, check_name
 from .recipes import Recipes, config_of

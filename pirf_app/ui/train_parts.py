@@ -2,11 +2,11 @@
 
 from html import escape
 
-from ..comparison import percent
 from ..evaluation import SAME
 from ..methods.finetuning import Estimate
 from ..pdes import get_pde
 from ..pdes.stencils import rms
+from ..wording import percent
 from .history import History, precise
 from .panels import Grid, Shown, log_residual, residual_range, still
 from .parts import as_sentence, grid_width, preview, problem, waiting
@@ -159,7 +159,7 @@ def estimate(found: Estimate, config) -> str:
     """What a run takes on this machine, in words."""
     parts = [f"pool {duration(found.pool_seconds)}", f"updates {duration(found.update_seconds)}"]
     parts.append(f"checks {duration(found.validation_seconds)}")
-    size = f"{found.peak_bytes / 2**20:.0f} MB"
+    size = f"{found.peak_bytes / 1e6:.0f} MB"
     return (
         f'<div class="estimate">About <strong>{duration(found.seconds)}</strong> on this machine '
         f"({', '.join(parts)}) and <strong>{size}</strong> of memory. Trains "

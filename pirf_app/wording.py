@@ -1,0 +1,55 @@
+"""The names of methods and what their figures say, in words."""
+
+from collections.abc import Iterator
+
+from .evaluation import SAME, flags
+from .pdes import PDE
+
+TITLES = {"base": "Baseline"}
+OWN = "my:"  # begins the method of a model that belongs to one visitor of the page
+
+
+def method_title(method: str) -> str:
+    """A method's name as people write it: "base" -> "Baseline", "pirf" -> "PIRF", "pirf@OWNER/NAME" (from the Hub) ->
+    "PIRF (OWNER/NAME)"; a visitor's own model has its name."""
+    if method.startswith(OWN):
+        return method.removeprefix(OWN)
+    method, _, repo = method.partition("@")
+    title = TITLES.get(method) or (method.upper() if len(method) <= 4 else method.capitalize())
+    return f"{title} ({repo})" if repo else title
+
+
+def percent(value: float) -> str:
+    if 0 < value < 1e-5:
+        return "<0.001 %"
+    return f"{100 * value:.1f} %" if value >= 0.0095 else f"{100 * value:.2g} %"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def verdict(row: dict, first: dict) -> str:
+    """One method against the first in words, whichever way it went."""
+    ratio, error = row["residual_ratio"], row["solve_error_ratio"]
+    if abs(ratio - 1) <= SAME:
+        residual = "the same residual"
+    elif abs(ratio - 1) < 0.1:
+        residual = f"{percent(abs(ratio - 1))} {'lower' if ratio < 1 else 'higher'} residual"
+    else:
+        residual = f"{times(1 / ratio)} lower residual" if ratio < 1 else f"{times(ratio)} higher residual"
+    against = f"{percent(row['solve_error_median'])} against {percent(first['solve_error_median'])}"
+    aside = ", which is worse" if error > 1 + SAME else ""
+    title, steps = method_title(row["method"]), row["steps"]
+    return f"{title}: {residual} at the same {steps} steps; forward-solve error {against}{aside}."
+
+
+def warnings(pde: PDE, row: dict, first: dict, floors: dict[str, float]) -> Iterator[str]:
+    title = method_title(row["method"])
+    for flag in flags(row, first, floors):
+        yield f"{title}: {flag}."
+    for channel, mine, theirs in zip(pde.channels, row["amplitude"], first["amplitude"], strict=True):
+        change = mine / max(theirs, 1e-30) - 1
+        if abs(change) > 0.05:
+            direction = "smaller" if change < 0 else "larger"
+            yield f"{title}: the {channel.title} varies {percent(abs(change))} {direction} than the first method's."
