@@ -1,5 +1,8 @@
 """Which grid is offered and sampled on."""
 
+from types import SimpleNamespace
+
+import gradio as gr
 import pytest
 import torch
 from tiny import info_of, tiny_denoiser
@@ -10,6 +13,10 @@ from pirf_app.comparison import available, check_settings, compare, last
 from pirf_app.library import Library
 from pirf_app.pdes import InputError, get_pde
 from pirf_app.resolutions import grid, grids
+from pirf_app.ui.compare import CompareTab
+from pirf_app.ui.lane import Lanes
+from pirf_app.ui.links import from_query, to_query
+from pirf_app.ui.own import Visitors
 
 
 @pytest.fixture
@@ -46,3 +53,26 @@ def test_resolution_that_is_asked_for(library):
 def test_resolution_that_there_is_not(library, asked):
     with pytest.raises(InputError, match=r"^[^\n]{,150}$"):
         check_settings(library, "darcy", ["base"], 2, 1, 0, resolution=asked)
+
+
+def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatch):
+    with gr.Blocks():
+        tab = CompareTab(Visitors(library), Lanes())
+    visitor = SimpleNamespace(session_hash="a")
+    assert tab.grid_choices("darcy") == {"choices": [("16 × 16", 16), ("32 × 32", 32)], "value": 16, "visible": True}
+    assert tab.grid_choices("darcy", 32)["value"] == 32
+    assert not tab.grid_choices("poisson", 32)["visible"]
+    sizes, methods = tab.on_return("darcy", ["base"], 32, visitor)
+    assert sizes["value"] == 32
+    assert methods["value"] == ["base"]
+    ticket, _ = tab.on_begin("")
+    events = list(tab.on_run("darcy", 32, ["base"], 2, 1, "0", None, None, None, 0, 1, "field", ticket, visitor))
+    shown, result = events[-1][tab.result]
+    assert shown == ticket
+    assert result.results[0].fields.shape[-1] == 32
+    query = to_query(result.settings)
+    assert "resolution=32" in query
+    read = from_query(library, dict(part.split("=") for part in query.split("&")), tab.default)
+    assert read == result.settings
+    with pytest.raises(InputError, match="16x16, 32x32"):
+        from_query(library, {"pde": "darcy", "resolution": "64"}, tab.default)

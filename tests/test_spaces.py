@@ -1,6 +1,7 @@
 """The app as a Space: what is uploaded starts by itself and answers; a shared GPU; what nobody may see."""
 
 import importlib
+import itertools
 import json
 import os
 import pickle
@@ -11,9 +12,11 @@ import time
 import types
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import gradio as gr
 import huggingface_hub
 import numpy as np
 import pytest
@@ -26,12 +29,14 @@ from huggingface_hub import constants
 from pirf_app import comparison as cmp
 from pirf_app.checkpoints import load_checkpoint
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfConfig
+from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.publishing import deploy_plan, run_plan, send
-from pirf_app.ui import gpu, push
+from pirf_app.ui import gpu, gpu_training, push
+from pirf_app.ui.history import History
 
 SECRET = "hf_" + uuid4().hex
+QUICK = PirfConfig(updates=4, pool=4, batch=2, validation=2, validate_every=1, pool_steps=(3,), warmup=1)
 CPU_SECONDS = 15  # from `python app.py` to the first answer, imports included; 10 and what a busy machine adds
 NO_NETWORK = """
 import socket
@@ -158,6 +163,16 @@ def lent(monkeypatch):
     importlib.reload(gpu)
 
 
+@pytest.fixture
+def lent_training(lent):
+    """`gpu_training` on a shared GPU."""
+    importlib.reload(gpu)
+    yield importlib.reload(gpu_training)
+    sys.modules.pop("spaces")
+    importlib.reload(gpu)
+    importlib.reload(gpu_training)
+
+
 def test_sampling_on_a_shared_gpu_is_sampling(tiny_library, lent):
     task = importlib.reload(gpu)
     settings = cmp.check_settings(tiny_library, "darcy", ["base", "pirf"], 3, 2, 7)
@@ -186,20 +201,81 @@ def test_what_is_wrong_is_said_across_a_shared_gpu(tiny_library, lent):
         next(run)
 
 
-def test_training_on_a_shared_gpu_leaves_the_model_it_starts_from_alone(tiny_library, lent, tmp_path):
-    task = importlib.reload(gpu)
+def test_training_on_a_shared_gpu_is_training(tiny_library, lent_training, lent, tmp_path):
     base = tiny_library.load("darcy", "base", 16)
     before = {k: v.clone() for k, v in base.denoiser.state_dict().items()}
-    config = PirfConfig(updates=2, pool=4, batch=2, validation=2, validate_every=1, pool_steps=(3,), warmup=1)
-    *events, content = task.tuned(base, config)
-    assert len(events) >= 3
+    alone = PirfTuning(base, QUICK)
+    expected = [replace(event, seconds=0) for event in alone.run()]
+    run = PirfTuning(base, QUICK)
+    assert [replace(event, seconds=0) for event in lent_training.events(run)] == expected
     assert len(lent.asked) == 1
-    path = tmp_path / "tuned.safetensors"
-    path.write_bytes(content)
-    assert load_checkpoint(path, tiny_library.find_parent).info.parent == base.sha256
+    assert gpu.START < lent.asked[0] < gpu.LONGEST
+    run.export(tmp_path / "tuned.safetensors")
+    assert load_checkpoint(tmp_path / "tuned.safetensors", tiny_library.find_parent).info.parent == base.sha256
     assert all(torch.equal(v, before[k]) for k, v in base.denoiser.state_dict().items())
-    run = PirfTuning(base, config)
-    assert [type(event) for event in run.run()] == [type(event) for event in events]
+    for mine, theirs in zip(run.average, alone.average, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_long_run_on_a_shared_gpu_is_several_tasks_and_stops_at_what_was_kept(
+    tiny_library, lent_training, lent, monkeypatch
+):
+    base = tiny_library.load("darcy", "base", 16)
+    alone = PirfTuning(base, QUICK)
+    done = list(alone.run())
+    ticks = itertools.count()
+    monkeypatch.setattr(lent_training, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(lent_training, "WORK_SECONDS", 6)  # that is, events
+    run = PirfTuning(base, QUICK)
+    assert len(list(lent_training.events(run))) >= len(done)
+    assert len(lent.asked) > 1
+    assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
+
+    monkeypatch.setattr(lent_training, "KEEP_SECONDS", 2)
+    monkeypatch.setattr(lent_training, "WORK_SECONDS", 1000)
+    stopped, history = PirfTuning(base, QUICK), History("", QUICK.updates)
+    events = lent_training.events(stopped)
+    for event in events:
+        if isinstance(event, PirfStep):
+            history.add(event)
+            if event.update == 3:
+                break
+    events.close()
+    assert 0 < stopped.update < 3  # what comes after the last state that was kept is lost, and repeated
+    for event in lent_training.events(stopped):
+        if isinstance(event, PirfStep):
+            history.add(event)
+    assert [step.update for step in history.steps] == list(range(QUICK.updates + 1))
+    assert all(torch.equal(*pair) for pair in zip(stopped.average, alone.average, strict=True))
+
+
+def test_a_run_that_diverges_on_a_shared_gpu_says_so_and_keeps_its_last_finite_state(tiny_library, lent_training):
+    base = tiny_library.load("darcy", "base", 16)
+    config = replace(QUICK, updates=50, validate_every=50, learning_rate=1e30)
+    run, alone = PirfTuning(base, config), PirfTuning(base, config)
+    for events in (lent_training.events(run), alone.run()):
+        with pytest.raises(DivergedError, match="lower learning rate"):
+            list(events)
+    assert run.update == alone.update
+    assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
+
+
+def test_why_no_gpu_was_lent_is_told(tiny_library, lent, monkeypatch):
+    def refusing(duration):
+        def decorate(task):
+            def handler(*arguments):
+                raise gr.Error('You have exceeded your GPU quota. <a href="x">Subscribe</a>')
+                yield
+
+            return handler
+
+        return decorate
+
+    monkeypatch.setattr(lent, "GPU", refusing)
+    task = importlib.reload(gpu)
+    settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
+    with pytest.raises(InputError, match=r"^You have exceeded your GPU quota. Subscribe$"):
+        cmp.last(task.run(tiny_library, settings))
 
 
 def test_without_spaces_the_task_runs_here(tiny_library):

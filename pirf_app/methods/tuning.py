@@ -172,14 +172,24 @@ class Tuning(ABC):
                 raise InputError(f"{path} is a run of the method {shown(meta['method'])}, not {cls.method}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
             run = cls(base, cls.config_class(**values), workers)
-            run.best = [p.clone() for p in run.start] if "best.0" in tensors else None
-            with torch.no_grad():
-                for name, values in run._weights().items():
-                    for i, value in enumerate(values):
-                        value.copy_(tensors[f"{name}.{i}"])
-            run.pool, run.validation = (Handovers.read(n, tensors, workers.device) for n in ("pool", "validation"))
-            for name in KEPT:
-                setattr(run, name, meta[name])
-            run.events = run.settled = meta["events"]
-            restore(run.optimiser, optimiser)
+            run._take(tensors, optimiser, meta)
         return run
+
+    def catch_up(self, path: Path) -> None:
+        """Goes to where the same run has got to elsewhere, by the file that it saved there."""
+        with of_this_version(path):
+            self._take(*load_run(path))
+
+    @torch.no_grad()
+    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict) -> None:
+        self.best = [p.clone() for p in self.start] if "best.0" in tensors else None
+        for name, values in self._weights().items():
+            for i, value in enumerate(values):
+                value.copy_(tensors[f"{name}.{i}"])
+        self.pool, self.validation = (
+            Handovers.read(name, tensors, self.workers.device) for name in ("pool", "validation")
+        )
+        for name in KEPT:
+            setattr(self, name, meta[name])
+        self.events = self.settled = meta["events"]
+        restore(self.optimiser, optimiser)

@@ -9,6 +9,7 @@ from uuid import uuid4
 import gradio as gr
 
 from .. import comparison as cmp
+from .. import resolutions
 from ..exports import FIRST_VIEW
 from ..library import Library
 from ..pdes import get_pde
@@ -67,6 +68,7 @@ class CompareTab:
         with gr.Group():
             self.equation = gr.Markdown(words.equation(get_pde(pde)), elem_id="equation")
         with gr.Group():
+            self.resolution = gr.Radio(**self.grid_choices(pde), label="Resolution", elem_id="resolution")
             self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
             low, high = cmp.STEPS_RANGE
             self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
@@ -113,11 +115,14 @@ class CompareTab:
         self.result = gr.State(None, time_to_live=6 * 3600)  # (ticket, comparison)
 
     def connect(self) -> None:
-        controls = [self.pde, self.methods, self.steps, self.n, self.seed, *self.schedule]
+        controls = [self.pde, self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
         for mark, button in zip(MARKS, self.marks, strict=True):
             button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
         self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
-        self.pde.input(self.on_pde, self.pde, [self.equation, self.methods, *self.schedule], queue=False, **PRIVATE)
+        depends = [self.equation, self.resolution, self.methods, *self.schedule]
+        self.pde.input(self.on_pde, self.pde, depends, queue=False, **PRIVATE)
+        grid = [self.pde, self.methods, self.resolution]
+        self.resolution.input(self.on_grid, grid, self.methods, queue=False, **PRIVATE)
         # A ticket per run, not gradio's `cancels`: with that, a preview under way would come in after the cancellation,
         # and the page would wait for the end of a run that is over.
         outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
@@ -157,10 +162,25 @@ class CompareTab:
         self.sample.input(self.on_sample, chosen, self.figure, queue=False, **PRIVATE)
         self.player.connect(self.figure)
 
-    def method_choices(self, pde: str, chosen: Sequence[str] | None = None, library: Library | None = None) -> dict:
+    def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
+        """The resolutions that there are models of, where there is a choice; None stands for the only one."""
+        library = library or self.library
+        known = resolutions.grids(library, pde) if self.models.get(pde) else []
+        if len(known) < 2:
+            return {"choices": [], "value": None, "visible": False}
+        value = chosen if chosen in known else resolutions.grid(library, pde)
+        return {"choices": [(f"{size} × {size}", size) for size in known], "value": value, "visible": True}
+
+    def method_choices(
+        self,
+        pde: str,
+        chosen: Sequence[str] | None = None,
+        library: Library | None = None,
+        resolution: int | None = None,
+    ) -> dict:
         """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
         known = self.models.get(pde, [])
-        found = cmp.available(library or self.library, pde) if known else []
+        found = cmp.available(library or self.library, pde, resolution) if known else []
         wanted = known if chosen is None else chosen
         value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
@@ -179,12 +199,18 @@ class CompareTab:
 
     def on_pde(self, pde: str, request: gr.Request):
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
-        choices = self.method_choices(pde, library=self.visitors.library(request.session_hash))
-        return words.equation(get_pde(pde)), gr.update(**choices), *hints
+        library = self.visitors.library(request.session_hash)
+        sizes, choices = self.grid_choices(pde, library=library), self.method_choices(pde, library=library)
+        return words.equation(get_pde(pde)), gr.update(**sizes), gr.update(**choices), *hints
 
-    def on_return(self, pde: str, methods: list[str], request: gr.Request):
-        """The methods again: some may have come or gone while another tab was open."""
-        return gr.update(**self.method_choices(pde, methods, self.visitors.library(request.session_hash)))
+    def on_grid(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
+        library = self.visitors.library(request.session_hash)
+        return gr.update(**self.method_choices(pde, methods, library, resolution))
+
+    def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
+        """Resolutions and methods again: some may have come or gone while another tab was open."""
+        sizes = self.grid_choices(pde, resolution, self.visitors.library(request.session_hash))
+        return gr.update(**sizes), self.on_grid(pde, methods, sizes["value"], request)
 
     def on_begin(self, previous: str):
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
@@ -200,11 +226,25 @@ class CompareTab:
         return parts.STOPPED, ""
 
     def on_run(
-        self, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, sample, frame, what, ticket, request: gr.Request
+        self,
+        pde,
+        resolution,
+        methods,
+        steps,
+        n,
+        seed,
+        sigma_min,
+        sigma_max,
+        rho,
+        sample,
+        frame,
+        what,
+        ticket,
+        request: gr.Request,
     ):
         library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
         try:
-            settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho)
+            settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, resolution)
             for ahead in queued(place):
                 if not self.tickets.get(ticket):
                     return
@@ -286,7 +326,8 @@ class CompareTab:
             f'<div class="caption">{note}</div>',
             asked.pde,
             words.equation(get_pde(asked.pde)),
-            gr.update(**self.method_choices(asked.pde, asked.methods, library)),
+            gr.update(**self.grid_choices(asked.pde, asked.resolution, library)),
+            gr.update(**self.method_choices(asked.pde, asked.methods, library, asked.resolution)),
             asked.steps,
             asked.n,
             str(asked.seed),
@@ -296,5 +337,15 @@ class CompareTab:
 
     @property
     def restored(self) -> list:
-        settings = [self.pde, self.equation, self.methods, self.steps, self.n, self.seed, *self.schedule, self.query]
+        settings = [
+            self.pde,
+            self.equation,
+            self.resolution,
+            self.methods,
+            self.steps,
+            self.n,
+            self.seed,
+            *self.schedule,
+            self.query,
+        ]
         return [self.status, *settings]

@@ -1,27 +1,25 @@
-"""Sampling on a GPU where there is one: on Spaces with a shared GPU (ZeroGPU) in a process of its own, for the seconds
-asked for; on a machine with one, at once; elsewhere on the CPU.
+"""Work on a GPU where there is one: on Spaces with a shared GPU (ZeroGPU) in a process of its own, for the seconds
+asked for; on a machine with one, at once; elsewhere on the CPU. This is sampling; `gpu_training` trains.
 
 A task for a shared GPU is a generator function of this module whose arguments and results are pickled. Its process is
 used again, and without one it runs in this process, so it computes with copies and leaves what it was given as it is.
 """
 
 import math
-import tempfile
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import wraps
-from pathlib import Path
 
+import gradio as gr
 import torch
 
 from .. import comparison as cmp
 from ..checkpoints import Checkpoint
 from ..diffusion.sampler import Schedule
 from ..library import Library
-from ..methods.pirf import PirfTuning
-from ..methods.pirf_config import PirfConfig, PirfStep, PoolStep
-from ..parallel import alone_on
+from ..methods.pirf_config import DivergedError
 from ..pdes.base import InputError
 
 spaces = None
@@ -29,11 +27,12 @@ with suppress(ImportError):
     import spaces
 
 START, LONGEST = 15, 120  # seconds: until a process has its GPU and its models; the most that is asked for
-EVALUATION, UPDATE = 0.004, 0.012  # seconds a sample, generously, on what ZeroGPU lends
+EVALUATION = 0.004  # seconds a sample, generously, on what ZeroGPU lends
+TOLD = (InputError, DivergedError)
 
 
 def on_gpu(seconds: Callable[..., float]) -> Callable:
-    """Decorates a generator function: it runs where a GPU is, for which `seconds(*arguments)` are asked. An InputError
+    """Decorates a generator function: it runs where a GPU is, for which `seconds(*arguments)` are asked. What is wrong
     is raised to the caller as it is: across processes an exception would arrive without its sentence."""
 
     def decorate(task: Callable[..., Iterator]) -> Callable[..., Iterator]:
@@ -41,7 +40,7 @@ def on_gpu(seconds: Callable[..., float]) -> Callable:
         def carried(*arguments):
             try:
                 yield from task(*arguments)
-            except InputError as error:
+            except TOLD as error:
                 yield error
 
         duration = lambda *arguments: min(LONGEST, math.ceil(START + seconds(*arguments)))  # noqa: E731
@@ -49,10 +48,13 @@ def on_gpu(seconds: Callable[..., float]) -> Callable:
 
         @wraps(task)
         def run(*arguments):
-            for result in lent(*arguments):
-                if isinstance(result, InputError):
-                    raise result
-                yield result
+            try:
+                for result in lent(*arguments):
+                    if isinstance(result, TOLD):
+                        raise result
+                    yield result
+            except gr.Error as error:  # no GPU was lent, for a reason: a quota, a queue, a time limit
+                raise InputError(re.sub(r"<[^>]*>", "", str(error.message))) from None
 
         return run
 
@@ -76,23 +78,6 @@ def sampling_seconds(settings: cmp.Settings, checkpoints: list[Checkpoint], sche
 @on_gpu(sampling_seconds)
 def sampled(settings: cmp.Settings, checkpoints: list[Checkpoint], schedules: list[Schedule]):
     yield from cmp.sample_all(settings, here(checkpoints), schedules)
-
-
-def tuning_seconds(base: Checkpoint, config: PirfConfig) -> float:
-    return config.updates * config.batch * config.last_steps * UPDATE + config.pool * EVALUATION * max(
-        config.pool_steps
-    )
-
-
-@on_gpu(tuning_seconds)
-def tuned(base: Checkpoint, config: PirfConfig) -> Iterator[PoolStep | PirfStep | bytes]:
-    """The events of a PIRF run from `base`, which stays as it is, and last the content of the checkpoint file."""
-    training = PirfTuning(base, config, alone_on("cuda" if torch.cuda.is_available() else "cpu"))
-    yield from training.run()
-    with tempfile.TemporaryDirectory(prefix="pirf-") as folder:
-        path = Path(folder) / "tuned.safetensors"
-        training.export(path)
-        yield path.read_bytes()
 
 
 def run(library: Library, settings: cmp.Settings) -> Iterator[cmp.Preview | cmp.Comparison]:

@@ -24,6 +24,9 @@ class History:
     clock: deque = field(default_factory=lambda: deque(maxlen=RECENT))  # (update, time) of late
 
     def add(self, step: PirfStep) -> None:
+        """Adds an event; a run that goes on from before its latest events repeats those."""
+        while self.steps and self.steps[-1].update >= step.update:
+            self.steps.pop()
         self.steps.append(step)
         self.clock.append((step.update, time.monotonic()))
 

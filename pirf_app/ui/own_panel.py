@@ -34,8 +34,8 @@ class OwnPanel:
     def connect(self, pde: gr.Dropdown, begin: gr.Dropdown, overlay: gr.Dropdown, compare: CompareTab) -> None:
         """`begin` offers models of `pde` to start from, `overlay` those that have curves."""
         self.begin, self.overlay, self.compare = begin, overlay, compare
-        self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods]
-        self.lists = [self.model, self.row, self.take, overlay, begin, compare.methods]
+        self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods, compare.resolution]
+        self.lists = [self.model, self.row, self.take, overlay, begin, compare.resolution, compare.methods]
         self.refresh(self.upload.upload(self.on_upload, self.upload, [self.told, self.model], **QUIET, **SETUP).then)
         self.refresh(self.remove.click(self.on_remove, self.model, [self.told, self.model], queue=False, **QUIET).then)
         self.model.input(self.on_model, self.model, self.take, queue=False, **QUIET)
@@ -73,7 +73,17 @@ class OwnPanel:
         except InputError:
             return None
 
-    def on_list(self, own: str, overlay: str, pde: str, begin: str, compared: str, methods: list, request: gr.Request):
+    def on_list(
+        self,
+        own: str,
+        overlay: str,
+        pde: str,
+        begin: str,
+        compared: str,
+        methods: list,
+        grid: int | None,
+        request: gr.Request,
+    ):
         """Names the visitor's models wherever they can be chosen; what is new is chosen in the Compare tab."""
         visitor = self.visitors.known(request.session_hash)
         if visitor is None:
@@ -87,11 +97,13 @@ class OwnPanel:
         chosen = self.choices(models, own)
         path = str(models.own(chosen["value"]).path) if mine else None
         visitor.overlay = overlay if overlay in laid else NO_OVERLAY
+        sizes, compared_methods = self.compare.on_return(compared, [*methods, *new], grid, request)
         return {
             self.model: gr.update(**chosen, visible=bool(mine)),
             self.row: gr.update(visible=bool(mine)),
             self.take: gr.update(value=path),
             self.overlay: gr.update(choices=[NO_OVERLAY, *laid], value=visitor.overlay, visible=bool(laid)),
             self.begin: gr.update(**begin_choices(models, pde, begin)),
-            self.compare.methods: gr.update(**self.compare.method_choices(compared, [*methods, *new], models)),
+            self.compare.resolution: sizes,
+            self.compare.methods: compared_methods,
         }

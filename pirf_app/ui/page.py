@@ -64,7 +64,9 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
                 training.open(train_tab)
             with gr.Tab("Models", id="models") as models:
                 listed = ModelsTab(visitors, library, lanes)
-        compare.select(tab.on_return, [tab.pde, tab.methods], tab.methods, queue=False, **QUIET)
+        compare.select(
+            tab.on_return, [tab.pde, tab.methods, tab.resolution], [tab.resolution, tab.methods], queue=False, **QUIET
+        )
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
         gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **QUIET)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)

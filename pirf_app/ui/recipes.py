@@ -9,8 +9,9 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..comparison import whole_number
-from ..methods.finetuning import Estimate, Speed, check_fits, estimate, find_method, measure_speed, preset
+from ..methods.finetuning import Estimate, Speed, check_fits, estimate, find_method, preset
 from ..pdes.base import MAX_SEED, InputError, shown
+from . import gpu_training
 from .lane import Lanes
 
 LIMIT_SECONDS = 3600.0
@@ -73,7 +74,7 @@ class Recipes:
         key = (base.sha256, method, config.trainable, config.last_steps)
         known = self._speeds.get(key)
         if known is None or time.monotonic() - known[0] > SPEED_LASTS:
-            known = time.monotonic(), self.lanes.do(lambda: measure_speed(base, config, method))
+            known = time.monotonic(), self.lanes.do(lambda: gpu_training.speed(base, config, method))
             self._speeds[key] = known
         return known[1]
 

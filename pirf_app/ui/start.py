@@ -10,6 +10,7 @@ from ..methods.finetuning import command_line, find_method
 from ..pdes import get_pde
 from ..pdes.base import InputError, shown
 from ..wording import OWN, method_title
+from .gpu_training import workers
 from .history import History
 from .own import Visitor, check_name
 from .recipes import Recipes, config_of
@@ -72,8 +73,8 @@ def prepare(
         base=base,
         history=History(name, config.updates, levels),
         folder=folder,
-        build=lambda: kind.tuning(base, config),
-        restore=lambda path: kind.tuning.load(base, path),
+        build=lambda: kind.tuning(base, config, workers()),
+        restore=lambda path: kind.tuning.load(base, path, workers()),
         best_by=config.best_by,
         command=command_line(config, base, f"{name}.safetensors", method, file),
     )

@@ -14,6 +14,7 @@ import torch
 from ..checkpoints import Checkpoint
 from ..methods.pirf_config import DivergedError, PirfStep, PoolStep
 from ..pdes.base import InputError
+from . import gpu_training
 from .history import History
 from .lane import Lanes
 from .own import MAX_MODELS, OwnModel, OwnModels
@@ -94,7 +95,7 @@ class TrainingRun:
             self.history.clock.clear()
             self.phase = "drawing"
             yield
-            for events in lanes.slices(self.tuning.run()):
+            for events in lanes.slices(gpu_training.events(self.tuning)):
                 for event in events:
                     self.take(event)
                 self.look(lanes)

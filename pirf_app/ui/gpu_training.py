@@ -1,0 +1,97 @@
+"""Fine-tuning on a GPU. On one that is shared, a run is worked on in tasks of a minute or two: its state goes with each
+of them, and comes back every few seconds, so that a run which is stopped keeps what it had learned by then."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..checkpoints import Checkpoint
+from ..methods.finetuning import Estimate, Speed, estimate, find_method, measure_speed
+from ..methods.pirf_config import DivergedError
+from ..methods.tuning import Event, Tuning
+from ..parallel import Team, alone_on
+from . import gpu
+
+LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02}  # seconds a sample, generously
+KEEP_SECONDS = 5.0
+WORK_SECONDS = gpu.LONGEST - 2 * gpu.START  # of a task: the rest is for its beginning and its end
+
+
+def workers() -> Team:
+    """Where a run of this process computes: on a GPU of its own, else on the CPU."""
+    return alone_on("cuda" if torch.cuda.is_available() and not gpu.spaces else "cpu")
+
+
+def speed(base: Checkpoint, config, method: str) -> Speed:
+    """That of where runs are worked on."""
+    measured = measure_speed(base, config, method, workers().device)
+    return replace(measured, **LENT) if gpu.spaces else measured
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The content of a run's state file, and whether the run is over."""
+
+    state: bytes
+    over: bool
+
+
+def expected(base: Checkpoint, config, method: str, seconds: float, state: bytes | None) -> float:
+    found: Estimate = estimate(base, config, Speed(**LENT, graph_bytes=0))
+    return min(seconds, found.seconds)
+
+
+@gpu.on_gpu(expected)
+def worked(base: Checkpoint, config, method: str, seconds: float, state: bytes | None) -> Iterator[Event | Kept]:
+    """The events of a run, from `state` on if there is one, for so many seconds; every few of them, and last, the
+    state. `base` stays as it is."""
+    tuning, began = find_method(method).tuning, time.monotonic()
+    team = alone_on("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="pirf-") as folder:
+        path = Path(folder) / "run.state"
+        if state:
+            path.write_bytes(state)
+        run = tuning.load(base, path, team) if state else tuning(base, config, team)
+
+        def kept(over: bool) -> Kept:
+            run.save(path)
+            return Kept(path.read_bytes(), over)
+
+        since = began
+        try:
+            for event in run.run():
+                yield event
+                now = time.monotonic()
+                if now - began >= seconds:
+                    yield kept(over=False)
+                    return
+                if now - since >= KEEP_SECONDS:
+                    yield kept(over=False)
+                    since = now
+        except DivergedError:
+            yield kept(over=True)
+            raise
+        yield kept(over=True)
+
+
+def events(run: Tuning) -> Iterator[Event]:
+    """The events of `run`, wherever it is worked on; `run` is where that work was last kept. Raises DivergedError."""
+    if not gpu.spaces:
+        yield from run.run()
+        return
+    with tempfile.TemporaryDirectory(prefix="pirf-") as folder:
+        path, over = Path(folder) / "run.state", False
+        run.save(path)
+        state = path.read_bytes()
+        while not over:
+            for result in worked(run.base, run.config, run.method, WORK_SECONDS, state):
+                if isinstance(result, Kept):
+                    state, over = result.state, result.over
+                    path.write_bytes(state)
+                    run.catch_up(path)
+                else:
+                    yield result
