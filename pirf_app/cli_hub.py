@@ -9,8 +9,8 @@ from .cli_parts import say
 from .hub import fetch
 from .hub_client import Transfer
 from .library import Library
-from .publishing import HARDWARE, REPORT, deploy_plan, publish_plan, send
-from .report import read_report
+from .publishing import HARDWARE, deploy_plan, publish_plan, send
+from .report import REPORT, read_report
 from .sources import HubLibrary
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would go where; no request is made")]

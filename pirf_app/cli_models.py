@@ -10,8 +10,7 @@ from .cards import write_cards
 from .checkpoints import CheckpointError, load_checkpoint
 from .cli_edm import import_edm_command
 from .library import Library
-from .publishing import REPORT
-from .report import read_report
+from .report import REPORT, read_report
 from .sizes import megabytes
 
 Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]

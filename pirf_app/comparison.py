@@ -1,7 +1,7 @@
 """Several models on one benchmark from the same noise, side by side: what the page, the API and the first view show."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -20,7 +20,7 @@ from .resolutions import grid
 from .statistics import FLOOR_SEED
 from .wording import method_title, percent, verdict, warnings
 
-STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
+STEPS_RANGE, SAMPLES_RANGE, MAX_SWEEP = (2, 80), (1, 8), 8
 FLOOR_SAMPLES = 8
 
 
@@ -149,6 +149,16 @@ def check_settings(
         optional_number("rho", rho),
         resolution,
     )
+
+
+def check_sweep(
+    library: Library, pde: str, methods: list[str], steps: Sequence[int], n: int, seed: int, **schedule
+) -> list[Settings]:
+    """`check_settings` for one request at several step counts, in ascending order. Raises InputError."""
+    if not 1 <= len(steps) <= MAX_SWEEP:
+        raise InputError(f"a sweep takes 1 to {MAX_SWEEP} step counts, not {len(steps)}")
+    found = [check_settings(library, pde, methods, count, n, seed, **schedule) for count in steps]
+    return sorted(set(found), key=lambda settings: settings.steps)
 
 
 def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):

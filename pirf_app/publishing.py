@@ -19,7 +19,6 @@ from .pdes.base import InputError, shown
 from .sizes import megabytes
 
 ROOT = Path(__file__).resolve().parent.parent
-REPORT = ROOT / "assets" / "benchmark" / "report.json"
 APP = ("app.py", "requirements.txt", "README.md", "LICENSE")  # files, then folders, that a Space runs from
 FOLDERS = ("pirf_app", "checkpoints", "assets")
 LEFT_OUT = re.compile(r"__pycache__|\.pyc$|\.tmp$|\.state$|/\.|^assets/screenshot-")

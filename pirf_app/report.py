@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .pdes import InputError
 
+REPORT = Path(__file__).resolve().parents[1] / "assets" / "benchmark" / "report.json"
 MARKS = "<!-- benchmark -->", "<!-- /benchmark -->"
 
 

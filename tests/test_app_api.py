@@ -48,6 +48,28 @@ def test_compare_takes_a_schedule_and_the_largest_seed(client):
     assert answer["settings"]["sigma_max"] == 40
 
 
+def test_a_sweep_is_comparisons_at_several_step_counts(client):
+    answer = client.predict("poisson", ["base", "pirf"], "4, 2", 2, 5, api_name="/sweep")
+    assert [(row["steps"], row["method"]) for row in answer["rows"]] == [
+        (2, "base"), (2, "pirf"), (4, "base"), (4, "pirf"),
+    ]  # fmt: skip
+    assert answer["settings"]["steps"] == [2, 4]
+    assert answer["floors"]["residual_rms"] < answer["rows"][0]["residual_rms"]
+    one = client.predict("poisson", ["base", "pirf"], 4, 2, 5, api_name="/compare")
+    assert [row["samples"] for row in answer["rows"][2:]] == [row["samples"] for row in one["rows"]]
+    assert client.predict("poisson", ["base"], [3], 1, 0, api_name="/sweep")["settings"]["steps"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [("", "whole numbers"), ("a,b", "whole numbers"), ([], "1 to 8 step counts"), ("2,1", "steps must be")]
+    + [(",".join(["5"] * 9), "1 to 8 step counts"), (None, "whole numbers"), ([2.5], "whole numbers")],
+)
+def test_a_sweep_over_what_are_no_step_counts_is_refused(client, steps, words):
+    with pytest.raises(AppError, match=words):
+        client.predict("poisson", ["base"], steps, 1, 0, api_name="/sweep")
+
+
 def test_compare_repeats_itself(client):
     first, second = (client.predict("poisson", ["base"], 2, 1, 9, api_name="/compare") for _ in range(2))
     assert first["rows"][0]["samples"] == second["rows"][0]["samples"]

@@ -108,6 +108,26 @@ def test_run_shows_a_preview_and_then_the_result(visit):
     page.wait_for_function("document.querySelector('#link textarea, #link input').value.includes('seed=42')")
 
 
+def test_a_sweep_draws_its_curves_and_can_be_stopped(visit):
+    page = visit()
+    choose(page, 3, 1, "7")
+    page.click("#sweep-run")
+    page.wait_for_function("document.querySelector('#sweep-curves').innerText.includes('1 sample · seed 7')")
+    page.wait_for_function("!document.querySelector('#sweep-status .progress')")
+    assert page.locator("#sweep-curves .chart").count() == 2
+    ends = page.eval_on_selector_all("#sweep-curves .under", "all => all.map(e => e.innerText.split('\\n'))")
+    assert all({"5", "10", "20", "40"} <= set(words) for words in ends)
+    assert page.eval_on_selector("#sweep-curves .plot path.run0", "e => e.dataset.name") == "PIRF"
+    page.hover("#sweep-curves .chart .plot")
+    assert "steps:" in page.inner_text("#sweep-curves .plot.read output")
+    choose(page, 3, 8, "8")
+    page.click("#sweep-run")
+    page.wait_for_selector("#sweep-status .progress")
+    page.click("#sweep-stop")
+    page.wait_for_function("document.querySelector('#sweep-status').innerText.includes('Stopped')")
+    assert "seed 7" in page.inner_text("#sweep-curves") or "8 samples" in page.inner_text("#sweep-curves")
+
+
 def test_downloads_are_files_of_the_comparison_on_show(visit, tmp_path):
     page = visit()
     choose(page, 2, 1, "6")

@@ -23,6 +23,7 @@ from pirf_app.hub import fetch, parse_repo
 from pirf_app.hub_client import HubError, Transfer
 from pirf_app.library import Library
 from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send
+from pirf_app.report import REPORT
 from pirf_app.sources import Collection, HubLibrary
 
 TOKEN = "hf_writer"
@@ -391,7 +392,7 @@ def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch):
 
 
 def test_the_card_of_a_repository_carries_the_benchmark_as_metadata(library):
-    report = json.loads(publishing.REPORT.read_text())
+    report = json.loads(REPORT.read_text())
     plan = publish_plan(library, "me/pirf", report)
     card = ModelCard(plan.files["README.md"].decode())
     assert (card.data.license, card.data.library_name) == ("mit", "pirf")

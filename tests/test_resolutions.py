@@ -58,11 +58,16 @@ def test_resolution_that_there_is_not(library, asked):
 def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatch):
     with gr.Blocks():
         tab = CompareTab(Visitors(library), Lanes())
+    controls = tab.controls
     visitor = SimpleNamespace(session_hash="a")
-    assert tab.grid_choices("darcy") == {"choices": [("16 × 16", 16), ("32 × 32", 32)], "value": 16, "visible": True}
-    assert tab.grid_choices("darcy", 32)["value"] == 32
-    assert not tab.grid_choices("poisson", 32)["visible"]
-    sizes, methods = tab.on_return("darcy", ["base"], 32, visitor)
+    assert controls.grid_choices("darcy") == {
+        "choices": [("16 × 16", 16), ("32 × 32", 32)],
+        "value": 16,
+        "visible": True,
+    }
+    assert controls.grid_choices("darcy", 32)["value"] == 32
+    assert not controls.grid_choices("poisson", 32)["visible"]
+    sizes, methods = controls.on_return("darcy", ["base"], 32, visitor)
     assert sizes["value"] == 32
     assert methods["value"] == ["base"]
     ticket, _ = tab.on_begin("")
@@ -72,7 +77,7 @@ def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatc
     assert result.results[0].fields.shape[-1] == 32
     query = to_query(result.settings)
     assert "resolution=32" in query
-    read = from_query(library, dict(part.split("=") for part in query.split("&")), tab.default)
+    read = from_query(library, dict(part.split("=") for part in query.split("&")), controls.default)
     assert read == result.settings
     with pytest.raises(InputError, match="16x16, 32x32"):
-        from_query(library, {"pde": "darcy", "resolution": "64"}, tab.default)
+        from_query(library, {"pde": "darcy", "resolution": "64"}, controls.default)

@@ -17,7 +17,7 @@ from pirf_app.comparison import compare, last
 from pirf_app.methods.pirf_config import PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import own as own_module
-from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks
+from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
 from pirf_app.ui.compare import CompareTab
 from pirf_app.ui.history import History, charts
 from pirf_app.ui.lane import Lanes, Line, queued
@@ -388,9 +388,9 @@ def test_curves_grow_and_are_safe_to_show():
 
 def test_a_chart_survives_what_is_not_finite():
     nothing = Chart("x", "", [Curve("a", [], [], "raw")], log=True)
-    assert "<svg" in draw(nothing, 0)
+    assert "<svg" in draw(nothing, updates_axis(0))
     odd = Chart("x", "", [Curve("a", [1, 2, 3, 4], [float("nan"), None, 1e30, float("inf")], "raw")])
-    assert "nan" not in draw(odd, 4).lower()
+    assert "nan" not in draw(odd, updates_axis(4)).lower()
     assert smooth([1.0, float("nan"), 1.0])[1] == 1.0
     assert scale_of(odd).high > 1e30
 
@@ -411,7 +411,7 @@ def test_numbers_of_the_recipe_are_checked_in_words():
 def tab(visitors) -> TrainTab:
     lanes = Lanes()
     with gr.Blocks():
-        return TrainTab(visitors, lanes, CompareTab(visitors, lanes))
+        return TrainTab(visitors, lanes, CompareTab(visitors, lanes).controls)
 
 
 def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):

@@ -1,14 +1,15 @@
-"""The HTTP API beside the page: `/compare` and `/models`."""
+"""The HTTP API beside the page: `/compare`, `/sweep` and `/models`."""
 
 import gradio as gr
 
 from .. import comparison as cmp
 from ..pdes.base import InputError
 from . import gpu
-from .compare import COMPUTE
+from .events import COMPUTE
 from .lane import Lanes
 from .models_table import entries
 from .own import Visitors
+from .recipes import whole_list
 
 
 def add_api(visitors: Visitors, lanes: Lanes) -> None:
@@ -38,6 +39,32 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
+    def sweep(
+        pde: str,
+        methods: list[str],
+        steps: list[int] | str = "5,10,20,40",
+        n: int = 4,
+        seed: int = 0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        rho: float | None = None,
+        resolution: int | None = None,
+        request: gr.Request = None,
+    ) -> dict:
+        """`compare` at several step counts from the same noise: rows (by step count, then by method), floors,
+        settings. The step counts are a list or text with commas."""
+        try:
+            schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
+            library, counts = visitors.library(request.session_hash), whole_list("steps", steps)
+            asked = cmp.check_sweep(library, pde, methods, counts, n, seed, **schedule)
+            with lanes.sampling.turn():
+                each = [cmp.last(lanes.steps(lanes.do(lambda s=s: gpu.run(library, s)))).to_dict() for s in asked]
+            settings = each[0]["settings"] | {"steps": [s.steps for s in asked]}
+            rows = [row for one in each for row in one["rows"]]
+            return {"rows": rows, "floors": each[0]["floors"], "settings": settings}
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
     def models(request: gr.Request = None) -> list[dict]:
         """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures. Those
         that are not bundled say where they come from (source); of visitors' own models one's own are listed."""
@@ -47,4 +74,5 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
             raise gr.Error(str(error), print_exception=False) from None
 
     gr.api(compare, api_name="compare", **COMPUTE)
+    gr.api(sweep, api_name="sweep", **COMPUTE)
     gr.api(models, api_name="models")

@@ -1,4 +1,4 @@
-"""Curves of a run as HTML: lines in an SVG that stretches, text beside it that does not, colours of the page's theme.
+"""Curves as HTML: lines in an SVG that stretches, text beside it that does not, colours of the page's theme.
 
 Light enough to be sent anew twice a second, where a Plotly figure would be mounted again each time.
 """
@@ -15,8 +15,8 @@ NEAR = 4  # a reference line this many times away from the curves still decides 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values `y` over updates `x`, None or not finite where there is none. `look` is "raw", "smooth" or "held"
-    (points with lines between them); `run` is 0 for the run on show and 1 for the one laid over it."""
+    """Values `y` over `x`, None or not finite where there is none. `look` is "raw", "smooth" or "held" (points with
+    lines between them); `run` says by its colour whose curve it is, from 0 to 3."""
 
     name: str
     x: Sequence[float]
@@ -40,7 +40,6 @@ class Chart:
     references: Sequence[tuple[str, float]] = ()
     log: bool = False
     write: Callable[[float], str] = "{:.3g}".format
-    note: str = ""
 
 
 def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
@@ -69,6 +68,20 @@ class Scale:
 
     def holds(self, value: float) -> bool:
         return -0.001 <= self.at(value) <= 1.001
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What runs from left to right: its name, that of one value of it, its scale, and values to mark."""
+
+    name: str
+    one: str
+    scale: Scale
+    marks: Sequence[float]
+
+
+def updates_axis(count: int) -> Axis:
+    return Axis("updates", "update", Scale(0, max(count, 1), False), (0, count))
 
 
 def scale_of(chart: Chart) -> Scale:
@@ -126,9 +139,9 @@ def path(curve: Curve, x: Scale, y: Scale) -> str:
     return out
 
 
-def draw(chart: Chart, updates: int) -> str:
-    """One panel over updates from 0 to `updates`."""
-    x, y = Scale(0, max(updates, 1), False), scale_of(chart)
+def draw(chart: Chart, axis: Axis) -> str:
+    """One panel."""
+    x, y = axis.scale, scale_of(chart)
     marks = [(100 * (1 - y.at(t)), chart.write(t)) for t in ticks(y)]
     grid = "".join(f'<path class="rule" d="M0 {10 * top:.1f}H{SIZE}"/>' for top, _ in marks)
     labels = "".join(f'<span style="top:{top:.1f}%">{text}</span>' for top, text in marks)
@@ -142,15 +155,19 @@ def draw(chart: Chart, updates: int) -> str:
         else:
             below.append(f"{words} {'↓' if value < y.low else '↑'}")
     curves = "".join(path(curve, x, y) for curve in chart.curves)
-    low, high, log = (f"{y.low:.6g}", f"{y.high:.6g}", int(y.log))
-    notes = " · ".join(filter(None, ["updates", *below, escape(chart.note)]))
+    scales = "".join(
+        f' data-{name}-low="{s.low:.6g}" data-{name}-high="{s.high:.6g}" data-{name}-log="{int(s.log)}"'
+        for name, s in (("x", x), ("y", y))
+    )
+    notes = " · ".join([axis.name, *below])
+    under = "".join(f'<span style="left:{100 * x.at(mark):.1f}%">{mark:g}</span>' for mark in axis.marks)
     return (
-        f'<figure class="chart" data-updates="{updates}" data-low="{low}" data-high="{high}" data-log="{log}">'
+        f'<figure class="chart" data-one="{axis.one}"{scales}>'
         f"<figcaption><b>{escape(chart.title)}</b><strong>{escape(chart.now)}</strong></figcaption>"
         f'<div class="plot"><div class="marks">{labels}</div>'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" aria-label="{escape(chart.title)}">'
         f"{grid}{lines}{curves}</svg>{names}<i></i><output></output></div>"
-        f'<div class="under"><span>0</span><span>{notes}</span><span>{updates}</span></div></figure>'
+        f'<div class="under{" marked" if len(axis.marks) > 2 else ""}">{under}<em>{notes}</em></div></figure>'
     )
 
 
@@ -161,18 +178,22 @@ const clear = (plot) => plot.classList.remove("read");
 let last = null;
 const show = (plot, clientX) => {
   const data = plot.parentElement.dataset, box = plot.querySelector("svg").getBoundingClientRect();
-  const low = Number(data.low), high = Number(data.high), wanted = 1000 * (clientX - box.left) / box.width;
-  const log = data.log === "1", up = (y) => 1 - y / 1000;
-  const value = (y) => log ? low * Math.pow(high / low, up(y)) : low + (high - low) * up(y);
+  const wanted = 1000 * (clientX - box.left) / box.width;
+  const along = (name) => {
+    const [low, high, log] = ["Low", "High", "Log"].map((part) => Number(data[name + part]));
+    return (share) => log ? low * Math.pow(high / low, share) : low + (high - low) * share;
+  };
+  const x = along("x"), y = along("y"), value = (place) => y(1 - place / 1000);
   const nearest = (points, x) => points.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
   const curves = [...plot.querySelectorAll("path[data-name]")].map((path) =>
     [path.dataset.name, path.getAttribute("d").slice(1).split("L").map((p) => p.split(" ").map(Number))]);
   if (!curves.length) return clear(plot);
   const [at] = nearest(curves.flatMap(([, points]) => points), wanted);
-  const found = curves.map(([name, points]) => [name, nearest(points, at)]).filter(([, [x]]) => Math.abs(x - at) < 60);
-  const lines = found.map(([name, [, y]]) => `${name}  ${Number(value(y).toPrecision(3))}`);
+  const close = ([, [left]]) => Math.abs(left - at) < 60;
+  const found = curves.map(([name, points]) => [name, nearest(points, at)]).filter(close);
+  const lines = found.map(([name, [, place]]) => `${name}  ${Number(value(place).toPrecision(3))}`);
   const output = plot.querySelector("output");
-  output.textContent = [`update ${Math.round(at / 1000 * data.updates)}`, ...lines].join("\\n");
+  output.textContent = [`${data.one} ${Math.round(x(at / 1000))}`, ...lines].join("\\n");
   output.classList.toggle("left", at > 550);
   plot.style.setProperty("--at", `${at / 10}%`);
   plot.classList.add("read");

@@ -2,35 +2,27 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import gradio as gr
 
 from .. import comparison as cmp
-from .. import resolutions
 from ..exports import FIRST_VIEW
-from ..library import Library
 from ..pdes import get_pde
 from ..pdes.base import InputError
-from ..wording import method_title
-from . import gpu, links, parts, words
-from .events import PRIVATE
+from . import gpu, links, parts
+from .compare_controls import CompareControls
+from .events import COMPUTE, PRIVATE
 from .figures import plotly_grid
 from .files import export, first_view
 from .lane import Lanes, queued
-from .models import offered, recommended
 from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
+from .sweep import FAILED, SweepPanel
 
-MARKS = (5, 10, 20, 40, 80)
-# Samplers wait in a line that can tell how many are ahead; this limit only keeps gradio's threads from running out.
-COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 16}
-DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
-FAILED = "the computation failed; the server's log says why"
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
 
@@ -45,47 +37,17 @@ class CompareTab:
     """Builds the tab inside an open `gr.Blocks` context and holds its components."""
 
     def __init__(self, visitors: Visitors, lanes: Lanes, first_view_path: Path = FIRST_VIEW):
-        self.library, self.visitors, self.lanes = visitors.shared, visitors, lanes
-        library = self.library
-        self.models = offered(library)
+        self.visitors, self.lanes = visitors, lanes
         self.first = first_view(first_view_path)
         self.first_files: list[str] | None = None
         self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
-        pde = next(iter(self.models))
-        self.default = self.first.settings if self.first else cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
-        pde = self.first_pde = self.default.pde if self.default.pde in self.models else pde
-        choices = [(get_pde(name).title, name) for name in self.models]
-        self.pde = gr.Radio(choices, value=pde, label="Equation", elem_id="pde", container=False)
+        self.controls = CompareControls(visitors, self.first.settings if self.first else None)
         with gr.Row(elem_id="compare"):
             with gr.Column(scale=1, elem_id="controls"):
-                self.build_controls(pde)
+                self.controls.build()
             with gr.Column(scale=4, elem_id="results"):
                 self.build_results()
         self.connect()
-
-    def build_controls(self, pde: str) -> None:
-        now = self.default
-        with gr.Group():
-            self.equation = gr.Markdown(words.equation(get_pde(pde)), elem_id="equation")
-        with gr.Group():
-            self.resolution = gr.Radio(**self.grid_choices(pde), label="Resolution", elem_id="resolution")
-            self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
-            low, high = cmp.STEPS_RANGE
-            self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
-            with gr.Row(elem_id="marks"):
-                self.marks = [gr.Button(str(mark), size="sm") for mark in MARKS]
-            low, high = cmp.SAMPLES_RANGE
-            self.n = gr.Slider(low, high, value=now.n, step=1, label="Samples", elem_id="samples")
-            with gr.Row(elem_id="seed-row"):
-                self.seed = gr.Textbox(
-                    str(now.seed), label="Seed of the noise", max_lines=1, elem_id="seed", min_width=80
-                )
-                self.dice = gr.Button("⚄", elem_id="dice", size="sm")
-        with gr.Accordion("Noise schedule", open=False):
-            self.schedule = [gr.Number(None, label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
-        with gr.Row(elem_id="run-row"):
-            self.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
-            self.stop = gr.Button("Stop", variant="secondary", elem_id="stop", scale=1)
 
     def build_results(self) -> None:
         first = self.first
@@ -107,28 +69,26 @@ class CompareTab:
         with gr.Row(elem_id="downloads"):
             self.files = [gr.DownloadButton(f"Download .{k}", size="sm") for k in ("npz", "png", "csv")]
         self.link = gr.Textbox(label="Link to these settings", buttons=["copy"], interactive=False, elem_id="link")
+        self.sweep = SweepPanel(self, self.controls.first_pde)
         with gr.Accordion("How to read this", open=False):
             gr.Markdown(parts.GUIDE)
-        self.query = gr.Textbox(links.to_query(self.default), visible=False)
+        self.query = gr.Textbox(links.to_query(self.controls.default), visible=False)
         self.ticket = gr.Textbox("", visible=False)
         self.shown = gr.Textbox("", visible=False)  # the ticket of the result on the page; empty for the first view
         self.result = gr.State(None, time_to_live=6 * 3600)  # (ticket, comparison)
 
     def connect(self) -> None:
-        controls = [self.pde, self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
-        for mark, button in zip(MARKS, self.marks, strict=True):
-            button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
-        self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
-        depends = [self.equation, self.resolution, self.methods, *self.schedule]
-        self.pde.input(self.on_pde, self.pde, depends, queue=False, **PRIVATE)
-        grid = [self.pde, self.methods, self.resolution]
-        self.resolution.input(self.on_grid, grid, self.methods, queue=False, **PRIVATE)
+        controls = self.controls
+        controls.connect(self.sweep.curves)
+        what, how = [controls.pde, controls.resolution, controls.methods], [controls.n, controls.seed]
+        self.sweep.connect([*what, *how, *controls.schedule])
+        settings = [*what, controls.steps, *how, *controls.schedule]
         # A ticket per run, not gradio's `cancels`: with that, a preview under way would come in after the cancellation,
         # and the page would wait for the end of a run that is over.
         outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
         view = self.player.controls
         begun = gr.on(
-            [self.run.click, self.seed.submit],
+            [controls.run.click, controls.seed.submit],
             self.on_begin,
             self.ticket,
             [self.ticket, self.status],
@@ -139,7 +99,7 @@ class CompareTab:
         )
         running = begun.then(
             self.on_run,
-            [*controls, self.sample, *view, self.ticket],
+            [*settings, self.sample, *view, self.ticket],
             [*outputs, self.player.row, self.player.frame, self.result, self.shown, self.query],
             show_progress="hidden",
             trigger_mode="multiple",
@@ -150,7 +110,7 @@ class CompareTab:
         shown.then(
             self.on_files, [self.result, self.shown], self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE
         )
-        self.stop.click(
+        controls.stop.click(
             self.on_stop,
             self.ticket,
             [self.status, self.preview],
@@ -162,55 +122,9 @@ class CompareTab:
         self.sample.input(self.on_sample, chosen, self.figure, queue=False, **PRIVATE)
         self.player.connect(self.figure)
 
-    def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
-        """The resolutions that there are models of, where there is a choice; None stands for the only one."""
-        library = library or self.library
-        known = resolutions.grids(library, pde) if self.models.get(pde) else []
-        if len(known) < 2:
-            return {"choices": [], "value": None, "visible": False}
-        value = chosen if chosen in known else resolutions.grid(library, pde)
-        return {"choices": [(f"{size} × {size}", size) for size in known], "value": value, "visible": True}
-
-    def method_choices(
-        self,
-        pde: str,
-        chosen: Sequence[str] | None = None,
-        library: Library | None = None,
-        resolution: int | None = None,
-    ) -> dict:
-        """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
-        known = self.models.get(pde, [])
-        found = cmp.available(library or self.library, pde, resolution) if known else []
-        wanted = known if chosen is None else chosen
-        value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
-        return {"choices": [(method_title(m), m) for m in found], "value": value}
-
-    def schedule_hint(self, pde: str, name: str) -> dict:
-        """The checkpoint's own value, shown where nothing has been entered."""
-        try:
-            own = getattr(recommended(self.library, pde, self.models[pde][0]), name)
-        except (InputError, LookupError):
-            return {"placeholder": "the checkpoint's own"}
-        return {"placeholder": f"the checkpoint's own: {own:g}"}
-
     @staticmethod
     def sample_choices(count: int, chosen: int) -> dict:
         return {"choices": [(str(k + 1), k) for k in range(count)], "value": min(chosen, count - 1)}
-
-    def on_pde(self, pde: str, request: gr.Request):
-        hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
-        library = self.visitors.library(request.session_hash)
-        sizes, choices = self.grid_choices(pde, library=library), self.method_choices(pde, library=library)
-        return words.equation(get_pde(pde)), gr.update(**sizes), gr.update(**choices), *hints
-
-    def on_grid(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
-        library = self.visitors.library(request.session_hash)
-        return gr.update(**self.method_choices(pde, methods, library, resolution))
-
-    def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
-        """Resolutions and methods again: some may have come or gone while another tab was open."""
-        sizes = self.grid_choices(pde, resolution, self.visitors.library(request.session_hash))
-        return gr.update(**sizes), self.on_grid(pde, methods, sizes["value"], request)
 
     def on_begin(self, previous: str):
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
@@ -311,41 +225,21 @@ class CompareTab:
             with tempfile.TemporaryDirectory(prefix="pirf-") as folder:  # the server copies them when they are yielded
                 yield export(comparison, Path(folder))
 
+    @property
+    def restored(self) -> list:
+        """What a link sets, in the order of `on_load`."""
+        return [self.status, *self.controls.restored, self.query]
+
     def on_load(self, request: gr.Request):
-        """What the page's own link asks for, in the order of `restored`."""
+        """What the page's own link asks for."""
         query = dict(request.query_params)
-        if not set(query) & {"pde", "methods", "steps", "n", "seed", *links.NUMBERS}:
+        if not set(query) & {"pde", "methods", "steps", "n", "seed", "resolution", *links.NUMBERS}:
             return [gr.skip()] * len(self.restored)
         try:
             library = self.visitors.library(request.session_hash)
-            asked = links.from_query(library, query, self.default)
+            asked = links.from_query(library, query, self.controls.default)
         except InputError as error:
             return [parts.problem(f"this link cannot be used: {error}")] + [gr.skip()] * (len(self.restored) - 1)
         note = f"Settings from the link: {parts.describe(asked)}. Press Run to compute them."
-        return [
-            f'<div class="caption">{note}</div>',
-            asked.pde,
-            words.equation(get_pde(asked.pde)),
-            gr.update(**self.grid_choices(asked.pde, asked.resolution, library)),
-            gr.update(**self.method_choices(asked.pde, asked.methods, library, asked.resolution)),
-            asked.steps,
-            asked.n,
-            str(asked.seed),
-            *(gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k)) for k in links.NUMBERS),
-            links.to_query(asked),
-        ]
-
-    @property
-    def restored(self) -> list:
-        settings = [
-            self.pde,
-            self.equation,
-            self.resolution,
-            self.methods,
-            self.steps,
-            self.n,
-            self.seed,
-            *self.schedule,
-            self.query,
-        ]
-        return [self.status, *settings]
+        told = f'<div class="caption">{note}</div>'
+        return [told, *self.controls.from_link(asked, library), links.to_query(asked)]

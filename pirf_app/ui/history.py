@@ -7,7 +7,7 @@ from html import escape
 
 from ..methods.pirf_config import PirfStep
 from ..wording import percent
-from .charts import Chart, Curve, draw, smooth
+from .charts import Chart, Curve, draw, smooth, updates_axis
 
 RECENT = 20  # updates that the speed is taken from
 
@@ -108,12 +108,12 @@ def charts(history: History, other: History | None = None) -> str:
         ),
         Chart("Weight drift", figure(latest and latest.drift), [c for c in every("drift") if c.look != "raw"]),
     ]
-    updates = max(which.updates for which, _ in both)
+    axis = updates_axis(max(which.updates for which, _ in both))
     legend = [("raw run0", "each update"), ("smooth run0", "smoothed"), ("held run0", "held-out noise")]
     legend += [("reference", "reference")] if any(history.references.values()) else []
     legend += [("smooth run1", other.name)] if other else []
     keys = "".join(key(look, text) for look, text in legend)
-    return f'<div class="keys">{keys}</div><div class="charts">{"".join(draw(p, updates) for p in panels)}</div>'
+    return f'<div class="keys">{keys}</div><div class="charts">{"".join(draw(p, axis) for p in panels)}</div>'
 
 
 def key(look: str, text: str) -> str:

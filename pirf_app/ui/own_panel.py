@@ -7,7 +7,7 @@ import gradio as gr
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import parts
-from .compare import CompareTab
+from .compare_controls import CompareControls
 from .events import QUIET, SETUP
 from .lane import Lanes
 from .own import OwnModels, Visitors, take_upload
@@ -31,8 +31,9 @@ class OwnPanel:
                 "Upload .safetensors", file_types=[".safetensors"], size="sm", elem_id="own-upload"
             )
 
-    def connect(self, pde: gr.Dropdown, begin: gr.Dropdown, overlay: gr.Dropdown, compare: CompareTab) -> None:
-        """`begin` offers models of `pde` to start from, `overlay` those that have curves."""
+    def connect(self, pde: gr.Dropdown, begin: gr.Dropdown, overlay: gr.Dropdown, compare: CompareControls) -> None:
+        """`begin` offers models of `pde` to start from, `overlay` those that have curves; `compare`
+        are the controls of the Compare tab."""
         self.begin, self.overlay, self.compare = begin, overlay, compare
         self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods, compare.resolution]
         self.lists = [self.model, self.row, self.take, overlay, begin, compare.resolution, compare.methods]

@@ -60,13 +60,13 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
             with gr.Tab("Compare", id="compare") as compare:
                 tab = CompareTab(visitors, lanes, first_view)
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
-                training = TrainTab(visitors, lanes, tab)
+                training = TrainTab(visitors, lanes, tab.controls)
                 training.open(train_tab)
             with gr.Tab("Models", id="models") as models:
                 listed = ModelsTab(visitors, library, lanes)
-        compare.select(
-            tab.on_return, [tab.pde, tab.methods, tab.resolution], [tab.resolution, tab.methods], queue=False, **QUIET
-        )
+        chosen = tab.controls
+        shown, found = [chosen.pde, chosen.methods, chosen.resolution], [chosen.resolution, chosen.methods]
+        compare.select(chosen.on_return, shown, found, queue=False, **QUIET)
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
         gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **QUIET)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)

@@ -79,10 +79,12 @@ def progress(event: Preview, methods: int, seconds: float) -> str:
     return bar(f"{text} · {seconds:.1f} s", event.step, event.steps)
 
 
-def describe(settings: Settings) -> str:
-    """Settings in words."""
+def describe(settings: Settings, steps: bool = True) -> str:
+    """Settings in words, with or without the step count."""
     samples = "1 sample" if settings.n == 1 else f"{settings.n} samples"
-    parts = [get_pde(settings.pde).title, f"{settings.steps} steps", samples, f"seed {settings.seed}"]
+    parts = [get_pde(settings.pde).title, *([f"{settings.steps} steps"] if steps else []), samples]
+    parts += [f"seed {settings.seed}"]
+    parts += [f"{settings.resolution} × {settings.resolution}"] if settings.resolution else []
     parts += [f"{k} {v:g}" for k in ("sigma_min", "sigma_max", "rho") if (v := getattr(settings, k)) is not None]
     return " · ".join(parts)
 

@@ -40,7 +40,10 @@ def whole_list(name: str, value: object) -> tuple[int, ...]:
     """Whole numbers from text such as "10" or "5,10,20", or from one number or several. Raises InputError."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        return tuple(int(part) for part in parts)
+        found = tuple(int(part) for part in parts)
+        if any(isinstance(part, float) and part != whole for part, whole in zip(parts, found, strict=True)):
+            raise ValueError
+        return found
     except (TypeError, ValueError):
         raise InputError(f"{name} must be whole numbers separated by commas, not {shown(value)}") from None
 

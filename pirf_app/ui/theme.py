@@ -145,6 +145,11 @@ CSS = """
 .dark .figures .better { color: #34d399; } .dark .figures .worse { color: #fbbf24; }
 #downloads { gap: 8px; flex-wrap: wrap; } #downloads button { min-width: 80px !important; font-weight: 500; }
 
+#sweep .html-container { padding: 0 2px !important; } #sweep-curves .caption { margin-bottom: 6px; }
+#sweep-row { gap: 8px; align-items: center; flex-wrap: wrap; margin-top: 8px; }
+#sweep-row > * { min-width: 0 !important; flex: 0 0 auto; width: auto; } #sweep-row button { padding: 5px 16px; }
+#sweep-status:has(.progress) { flex: 1 1 260px; } #sweep-status:has(.problem) { flex: 1 0 100%; }
+
 #models-intro p { max-width: 100ch; margin: 0; }
 #models-intro .html-container, #models-table .html-container { padding: 0 2px !important; }
 #models-status .html-container, #models-arrivals .html-container { padding: 0 2px !important; }

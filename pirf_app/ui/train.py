@@ -10,7 +10,7 @@ from gradio.components.plot import PlotData
 from ..pdes.base import InputError
 from . import parts, train_parts
 from .charts import HOVER
-from .compare import CompareTab
+from .compare_controls import CompareControls
 from .events import PRIVATE, QUIET, SETUP
 from .figures import plotly_grid
 from .history import History, charts
@@ -37,7 +37,7 @@ FAILED = "the training failed; the server's log says why"
 class TrainTab:
     """Builds the tab inside an open `gr.Blocks` context and holds its components."""
 
-    def __init__(self, visitors: Visitors, lanes: Lanes, compare: CompareTab):
+    def __init__(self, visitors: Visitors, lanes: Lanes, compare: CompareControls):
         self.visitors, self.lanes = visitors, lanes
         self.recipes = Recipes(lanes)
         with gr.Row(elem_id="train"):

@@ -77,8 +77,11 @@ TRAIN_CSS = """
 .plot .marks span { white-space: nowrap; }
 .plot .at { position: absolute; right: 2px; transform: translateY(-102%); font-size: 11px; padding: 0 3px; }
 .plot .at { color: var(--body-text-color-subdued); background: none; pointer-events: none; }
-.under { display: flex; justify-content: space-between; gap: 10px; margin-left: 52px; font-size: 11px; }
+.under { position: relative; min-height: 16px; margin-left: 52px; font-size: 11px; text-align: center; }
 .under { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; white-space: nowrap; }
+.under em { font-style: normal; } .under.marked em { display: block; padding-top: 15px; }
+.under span { position: absolute; transform: translateX(-50%); }
+.under span:first-child { transform: none; } .under span:nth-last-child(2) { transform: translateX(-100%); }
 .plot path, .keys path { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 path.rule { stroke: var(--border-color-primary); stroke-width: 1; opacity: 0.75; }
 path.raw { stroke-width: 1; opacity: 0.4; } path.smooth { stroke-width: 2; }
@@ -87,6 +90,8 @@ path.run0 { stroke: var(--primary-600); } .dark path.run0 { stroke: var(--primar
 path.held.run0 { stroke: #4338ca; } .dark path.held.run0 { stroke: #a5b4fc; }
 path.run1 { stroke: #d97706; opacity: 0.75; } .dark path.run1 { stroke: #fbbf24; }
 path.held.run1 { stroke: #92400e; } .dark path.held.run1 { stroke: #fde68a; }
+path.held.run2 { stroke: #0f766e; } .dark path.held.run2 { stroke: #5eead4; }
+path.held.run3 { stroke: #be185d; } .dark path.held.run3 { stroke: #f9a8d4; }
 path.reference { stroke: var(--body-text-color-subdued); stroke-width: 1; stroke-dasharray: 5 4; }
 .plot i { display: none; position: absolute; top: 0; bottom: 0; left: var(--at); border-left: 1px solid; opacity: 0.4; }
 .plot output { display: none; position: absolute; top: 4px; left: calc(var(--at) + 8px); white-space: pre; z-index: 2; }

@@ -1,0 +1,132 @@
+"""The controls of the Compare tab: what to compare, and which choices there are."""
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+from .. import comparison as cmp
+from .. import resolutions
+from ..library import Library
+from ..pdes import get_pde
+from ..pdes.base import InputError
+from ..wording import method_title
+from . import links, words
+from .events import PRIVATE
+from .models import offered, recommended
+from .own import Visitors
+from .sweep import precomputed
+
+MARKS = (5, 10, 20, 40, 80)
+DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
+
+
+class CompareControls:
+    """Builds the choice of equation where it is made and the rest with `build`, inside an open `gr.Blocks` context.
+
+    `first` are the settings of the comparison that the page opens on, if there is one."""
+
+    def __init__(self, visitors: Visitors, first: cmp.Settings | None):
+        self.visitors, self.library = visitors, visitors.shared
+        self.models = offered(self.library)
+        pde = next(iter(self.models))
+        self.default = first or cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
+        self.first_pde = self.default.pde if self.default.pde in self.models else pde
+        choices = [(get_pde(name).title, name) for name in self.models]
+        self.pde = gr.Radio(choices, value=self.first_pde, label="Equation", elem_id="pde", container=False)
+
+    def build(self) -> None:
+        now, pde = self.default, self.first_pde
+        with gr.Group():
+            self.equation = gr.Markdown(words.equation(get_pde(pde)), elem_id="equation")
+        with gr.Group():
+            self.resolution = gr.Radio(**self.grid_choices(pde), label="Resolution", elem_id="resolution")
+            self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
+            low, high = cmp.STEPS_RANGE
+            self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
+            with gr.Row(elem_id="marks"):
+                self.marks = [gr.Button(str(mark), size="sm") for mark in MARKS]
+            low, high = cmp.SAMPLES_RANGE
+            self.n = gr.Slider(low, high, value=now.n, step=1, label="Samples", elem_id="samples")
+            with gr.Row(elem_id="seed-row"):
+                self.seed = gr.Textbox(
+                    str(now.seed), label="Seed of the noise", max_lines=1, elem_id="seed", min_width=80
+                )
+                self.dice = gr.Button("⚄", elem_id="dice", size="sm")
+        with gr.Accordion("Noise schedule", open=False):
+            self.schedule = [gr.Number(None, label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
+        with gr.Row(elem_id="run-row"):
+            self.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
+            self.stop = gr.Button("Stop", variant="secondary", elem_id="stop", scale=1)
+
+    def connect(self, benchmark: gr.HTML) -> None:
+        """`benchmark` shows what the bundled models score on the equation."""
+        for mark, button in zip(MARKS, self.marks, strict=True):
+            button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
+        self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
+        depends = [self.equation, self.resolution, self.methods, *self.schedule, benchmark]
+        self.pde.input(self.on_pde, self.pde, depends, queue=False, **PRIVATE)
+        grid = [self.pde, self.methods, self.resolution]
+        self.resolution.input(self.on_grid, grid, self.methods, queue=False, **PRIVATE)
+
+    def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
+        """The resolutions that there are models of, where there is a choice; None stands for the only one."""
+        library = library or self.library
+        known = resolutions.grids(library, pde) if self.models.get(pde) else []
+        if len(known) < 2:
+            return {"choices": [], "value": None, "visible": False}
+        value = chosen if chosen in known else resolutions.grid(library, pde)
+        return {"choices": [(f"{size} × {size}", size) for size in known], "value": value, "visible": True}
+
+    def method_choices(
+        self,
+        pde: str,
+        chosen: Sequence[str] | None = None,
+        library: Library | None = None,
+        resolution: int | None = None,
+    ) -> dict:
+        """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
+        known = self.models.get(pde, [])
+        found = cmp.available(library or self.library, pde, resolution) if known else []
+        wanted = known if chosen is None else chosen
+        value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
+        return {"choices": [(method_title(m), m) for m in found], "value": value}
+
+    def schedule_hint(self, pde: str, name: str) -> dict:
+        """The checkpoint's own value, shown where nothing has been entered."""
+        try:
+            own = getattr(recommended(self.library, pde, self.models[pde][0]), name)
+        except (InputError, LookupError):
+            return {"placeholder": "the checkpoint's own"}
+        return {"placeholder": f"the checkpoint's own: {own:g}"}
+
+    def on_pde(self, pde: str, request: gr.Request):
+        hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
+        library = self.visitors.library(request.session_hash)
+        sizes, choices = self.grid_choices(pde, library=library), self.method_choices(pde, library=library)
+        return words.equation(get_pde(pde)), gr.update(**sizes), gr.update(**choices), *hints, precomputed(pde)
+
+    def on_grid(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
+        library = self.visitors.library(request.session_hash)
+        return gr.update(**self.method_choices(pde, methods, library, resolution))
+
+    def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
+        """Resolutions and methods again: some may have come or gone while another tab was open."""
+        sizes = self.grid_choices(pde, resolution, self.visitors.library(request.session_hash))
+        return gr.update(**sizes), self.on_grid(pde, methods, sizes["value"], request)
+
+    @property
+    def restored(self) -> list:
+        """What a link sets, in the order of `from_link`."""
+        return [self.pde, self.equation, self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
+
+    def from_link(self, asked: cmp.Settings, library: Library) -> list:
+        return [
+            asked.pde,
+            words.equation(get_pde(asked.pde)),
+            gr.update(**self.grid_choices(asked.pde, asked.resolution, library)),
+            gr.update(**self.method_choices(asked.pde, asked.methods, library, asked.resolution)),
+            asked.steps,
+            asked.n,
+            str(asked.seed),
+            *(gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k)) for k in links.NUMBERS),
+        ]
