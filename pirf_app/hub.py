@@ -1,10 +1,11 @@
 """Models from the Hugging Face Hub: a repository, resolved to a commit, its manifest, and the files that lists."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import errors, try_to_load_from_cache, utils
+from huggingface_hub import errors, scan_cache_dir, try_to_load_from_cache, utils
 
 from .checkpoints import CheckpointError, file_sha256
 from .hub_client import HubError, Transfer, api, in_time
@@ -67,6 +68,18 @@ def fetch(
     repo, revision = parse_repo(text)
     transfer = transfer or Transfer()
     return in_time(transfer, lambda: _fetch(repo, revision, transfer, token, cache_dir), repo)
+
+
+def prune(cache_dir: Path, limit: int) -> None:
+    """Deletes what has not been read for longest from a cache until the rest takes no more than `limit` bytes."""
+    if not cache_dir.is_dir():
+        return
+    cache = scan_cache_dir(cache_dir)
+    left = cache.size_on_disk
+    for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
+        if left > limit:
+            left -= repo.size_on_disk
+            shutil.rmtree(repo.repo_path, ignore_errors=True)
 
 
 def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir: Path | None) -> Snapshot:

@@ -22,6 +22,13 @@ ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
+def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
+    """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise."""
+    entry = {"name": info.title, "file": f"{info.title}.safetensors", "sha256": sha256, "size": size}
+    entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
+    return entry | changes
+
+
 class Library:
     """The checkpoints in a folder, by its `manifest.json`. Loaded ones are kept in memory."""
 
@@ -51,10 +58,8 @@ class Library:
         entries = []
         for path in sorted(self.folder.glob("*.safetensors")):
             info = read_info(path)
-            entry = {"name": path.stem, "file": path.name, "sha256": file_sha256(path), "size": path.stat().st_size}
-            entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
-            entry["figures"] = measured(info) if measured else info.figures
-            entries.append(entry)
+            own = {"name": path.stem, "file": path.name, "figures": measured(info) if measured else info.figures}
+            entries.append(entry_of(info, file_sha256(path), path.stat().st_size, **own))
         (self.folder / "manifest.json").write_text(json.dumps({"models": entries}, indent=1) + "\n")
         return entries
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
 from .cards import model_card, repository_card
-from .checkpoints import CheckpointInfo, load_checkpoint, read_info
+from .checkpoints import load_checkpoint, read_info
 from .hub import parse_repo
 from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time
-from .library import Library
+from .library import Library, entry_of
 from .pdes.base import InputError, shown
 from .sizes import megabytes
 
@@ -77,7 +77,7 @@ def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
     """One checkpoint file as a repository: with its parent, where `library` has it, so that it can be used alone."""
     repo = repository(repo)
     checkpoint = library.load_file(path)
-    entry = entry_of(name, path, checkpoint.info, checkpoint.sha256)
+    entry = entry_of(checkpoint.info, checkpoint.sha256, path.stat().st_size, name=name)
     members, files = [(entry, checkpoint.info)], {entry["file"]: path}
     parent = checkpoint.info.parent
     if parent is not None:
@@ -166,13 +166,6 @@ def repository(text: str) -> str:
     if revision:
         raise HubError(f"a repository to write to is named OWNER/NAME, without a revision, not {shown(text)}")
     return repo
-
-
-def entry_of(name: str, path: Path, info: CheckpointInfo, sha256: str) -> dict:
-    """The manifest entry of one file, called `name` and stored under its title."""
-    keys = ("pde", "resolution", "method", "parent", "figures")
-    entry = {"name": name, "file": f"{info.title}.safetensors", "sha256": sha256, "size": path.stat().st_size}
-    return entry | {key: getattr(info, key) for key in keys}
 
 
 def as_json(value: dict) -> bytes:

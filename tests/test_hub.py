@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -11,7 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from hub_server import HubServer
-from huggingface_hub import ModelCard, SpaceCard, constants
+from huggingface_hub import ModelCard, SpaceCard, constants, scan_cache_dir
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from terminal import refused, run
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
@@ -19,7 +20,7 @@ from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from pirf_app import cli_hub, hub, hub_client, publishing
 from pirf_app.checkpoints import file_sha256, save_checkpoint
 from pirf_app.comparison import compare, last
-from pirf_app.hub import fetch, parse_repo
+from pirf_app.hub import fetch, parse_repo, prune
 from pirf_app.hub_client import HubError, Transfer
 from pirf_app.library import Library
 from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send
@@ -89,6 +90,26 @@ def test_a_cached_commit_makes_no_request_and_a_cached_branch_one(published):
     assert published.requests == []
     fetch(REPO)
     assert len(published.requests) == 1
+
+
+def test_what_has_not_been_read_for_longest_makes_room_in_the_cache(hub_here, plan, tmp_path):
+    cache, files = (
+        tmp_path / "public",
+        {k: v if isinstance(v, bytes) else v.read_bytes() for k, v in plan.files.items()},
+    )
+    prune(cache, 0)  # there is none yet
+    for age, name in enumerate(("owner/new", "owner/older", "owner/oldest")):
+        hub_here.add(name, files | {"which.txt": name.encode()})
+        folder = fetch(name, cache_dir=cache).folder
+        for path in folder.iterdir():
+            os.utime(path, (time.time() - 1000 * age, time.time()))
+    size = scan_cache_dir(cache).size_on_disk
+    prune(cache, size)
+    assert len(scan_cache_dir(cache).repos) == 3
+    prune(cache, size - 1)
+    assert {repo.repo_id for repo in scan_cache_dir(cache).repos} == {"owner/new", "owner/older"}
+    prune(cache, 0)
+    assert not scan_cache_dir(cache).repos
 
 
 def test_the_commit_asked_for_is_the_commit_that_comes(published, tiny_library):

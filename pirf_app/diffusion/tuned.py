@@ -14,9 +14,9 @@ class TunedDenoiser(nn.Module):
     decides what is drawn; the expert decides how well it satisfies the physics. A step belongs to one model whole:
     were the expert to correct the base's last step, its change would be multiplied by the ratio of noise levels."""
 
-    def __init__(self, base: Denoiser, handover: float):
+    def __init__(self, base: Denoiser, handover: float, expert: Denoiser | None = None):
         super().__init__()
-        self.base, self.expert, self.handover = base, deepcopy(base), handover
+        self.base, self.expert, self.handover = base, expert or deepcopy(base), handover
 
     @property
     def autocast(self) -> bool:

@@ -125,10 +125,9 @@ class Tuning(ABC):
             raise InputError(f"the state must be one of {', '.join(STATES)}, not {shown(which)}")
         if which == "best" and self.best is None:
             raise InputError("there is no best state before the first validation")
-        tuned = TunedDenoiser(self.frozen, self.model.handover)
-        tuned.expert = self._expert(self.average if which == "last" else self.best).to(next(self.frozen.parameters()))
-        tuned.expert.autocast = self.frozen.autocast
-        return tuned
+        expert = self._expert(self.average if which == "last" else self.best).to(next(self.frozen.parameters()))
+        expert.autocast = self.frozen.autocast
+        return TunedDenoiser(self.frozen, self.model.handover, expert)
 
     def info(self, figures: dict | None = None, which: str = "last") -> CheckpointInfo:
         """Metadata of the tuned checkpoint. Its parent is the base model, even where the run began with a tuned one."""

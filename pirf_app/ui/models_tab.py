@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 from huggingface_hub import constants
 
-from ..hub import Snapshot, fetch
+from ..hub import Snapshot, fetch, prune
 from ..hub_client import Transfer
 from ..pdes.base import InputError
 from ..sources import Collection, HubLibrary
@@ -20,6 +20,7 @@ from .models_table import arriving, entries, own_models, table
 from .own import MAX_NAME, Visitor, Visitors, take_upload
 
 VISITOR_BYTES, VISITOR_SECONDS = 128 * 10**6, 180.0  # for a repository that a visitor asks for
+CACHE_BYTES = 2 * 10**9  # for all that they have asked for
 AT_ONCE = 2  # such repositories at a time; others wait
 EVERY = 0.4  # seconds between two looks at a download
 SKIP = (gr.skip(), gr.skip())
@@ -128,7 +129,9 @@ class ModelsTab:
     def fetch_and_leave(self, text: str, transfer: Transfer) -> HubLibrary:
         """A checked repository, fetched as anyone may: without this server's token, and into a cache of its own."""
         try:
-            snapshot: Snapshot = fetch(text, transfer, False, Path(constants.HF_HUB_CACHE).parent / "pirf-public")
+            cache = Path(constants.HF_HUB_CACHE).parent / "pirf-public"
+            prune(cache, CACHE_BYTES)
+            snapshot: Snapshot = fetch(text, transfer, False, cache)
             return HubLibrary(snapshot, self.collection)
         finally:
             self.places.release()
@@ -142,7 +145,8 @@ class ModelsTab:
         for entry in sorted(new, key=lambda entry: entry["parent"] is not None):  # a parent before its child
             name = f"{entry['name']}-{found.snapshot.repo.split('/')[1]}"[:MAX_NAME].strip()
             try:
-                model = visitor.models.add(found.folder / entry["file"], name, source=found.snapshot.title)
+                path, source = found.folder / entry["file"], found.snapshot.title
+                model = self.lanes.do(lambda p=path, n=name, s=source: visitor.models.add(p, n, source=s))
                 added.append(model.name)
             except InputError as error:
                 problems.append(str(error))

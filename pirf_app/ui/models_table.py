@@ -2,6 +2,7 @@
 
 from html import escape
 
+from ..library import entry_of
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..sources import BUNDLED, Arrival
@@ -31,10 +32,8 @@ def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
 
 def own_entry(model: OwnModel) -> dict:
     """A visitor's model as an entry of a manifest."""
-    info = model.info
-    entry = {"name": model.name, "file": model.path.name, "sha256": model.sha256, "size": model.size}
-    entry |= {"pde": info.pde, "resolution": info.resolution, "method": model.method, "parent": info.parent}
-    return entry | {"figures": info.figures, "source": model.source}
+    own = {"name": model.name, "file": model.path.name, "method": model.method, "source": model.source}
+    return entry_of(model.info, model.sha256, model.size, **own)
 
 
 def entries(visitors: Visitors, session: str | None) -> list[dict]:

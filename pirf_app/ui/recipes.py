@@ -18,8 +18,7 @@ LIMIT_SECONDS = 3600.0
 SPEED_LASTS = 600.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
-KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "learning_rate", "drift", "anchor", "norm", "error_weight")
-KEPT_BY_PRESETS += ("best_by", "seed")
+KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "norm", "best_by", "seed")
 SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
 WHOLE = ("updates", "last_steps", "pool", "batch", "warmup", "validate_every", "validation")
 
