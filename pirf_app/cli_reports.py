@@ -8,31 +8,29 @@ import typer
 
 from .cli_parts import check_count, check_folder, check_memory, split, whole_numbers
 from .pdes import InputError, get_pde, pde_names
-from .report import format_table, read_report, replace_table
+from .report import SUMMARY, TABLE, format_summary, format_table, merge, read_report, replace_tables
 from .statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
 
 
 def table(
-    reports: Annotated[list[Path], typer.Argument(help="report files that evaluate wrote")],
+    reports: Annotated[
+        list[Path], typer.Argument(help="report files that evaluate wrote; of two, the later one counts")
+    ],
     json_path: Annotated[Path | None, typer.Option("--json", help="write them as one report, too")] = None,
     steps: Annotated[str | None, typer.Option(help="only these step counts, separated by commas")] = None,
-    into: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace")] = None,
+    into: Annotated[Path | None, typer.Option(help="Markdown file whose tables to replace")] = None,
 ) -> None:
     """Print reports as one Markdown table."""
-    rows, levels, report = [], {}, {}
-    for path in reports:
-        report = read_report(path)
-        rows += sorted(report["rows"], key=lambda row: (row["pde"], row["method"], row["steps"]))
-        levels |= report["floors"]
+    report = merge([read_report(path) for path in reports])
     if json_path:
-        merged = report | {"rows": rows, "floors": levels}
-        check_folder(json_path).write_text(json.dumps(merged, indent=1) + "\n")
+        check_folder(json_path).write_text(json.dumps(report, indent=1) + "\n")
+    rows = report["rows"]
     if steps:
         counts = whole_numbers("steps", steps)
         rows = [row for row in rows if row["steps"] in counts]
-    made = format_table(rows, levels)
+    made = format_table(rows, report["floors"])
     if into:
-        into.write_text(replace_table(into, made))
+        into.write_text(replace_tables(into, {TABLE: made, SUMMARY: format_summary(report["rows"])}))
     print(made)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from .pdes import InputError
 
 REPORT = Path(__file__).resolve().parents[1] / "assets" / "benchmark" / "report.json"
-MARKS = "<!-- benchmark -->", "<!-- /benchmark -->"
+TABLE, SUMMARY = "benchmark", "summary"  # the names of marks: <!-- name --> ... <!-- /name -->
+SUMMARY_STEPS = 10
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -46,6 +47,32 @@ def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str
     return "\n".join(lines)
 
 
+def format_summary(rows: list[dict]) -> str:
+    """A Markdown table of each PDE's PIRF rows against its baseline's, at `SUMMARY_STEPS` steps."""
+    heads = ["", "NFE", "residual RMS, baseline", "PIRF", "ratio", "forward-solve error, baseline", "PIRF", "ratio"]
+    lines = ["| " + " | ".join([*heads, "conservation, baseline / PIRF"]) + " |", "|" + "---|" * (len(heads) + 1)]
+    found = {(row["pde"], row["method"]): row for row in rows if row["steps"] == SUMMARY_STEPS}
+    for pde in sorted({pde for pde, _ in found}):
+        base, pirf = found.get((pde, "base")), found.get((pde, "pirf"))
+        if base and pirf:
+            cells = [pde.capitalize(), str(base["nfe"])]
+            for name, show in (("residual_rms", number), ("solve_error_median", "{:.2%}".format)):
+                cells += [show(base[name]), show(pirf[name]), f"{pirf[name] / base[name]:.2f}"]
+            cells.append(f"{base['conservation_rate']:.0%} / {pirf['conservation_rate']:.0%}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def merge(reports: list[dict]) -> dict:
+    """One report of several; where two have a row or a floor for the same, the later one's counts."""
+    rows, merged = {}, {"floors": {}}
+    for report in reports:
+        keys = ("pde", "resolution", "method", "steps", "solver")
+        rows |= {tuple(row.get(key, "") for key in keys): row for row in report["rows"]}
+        merged = report | {"floors": merged["floors"] | report["floors"]}
+    return merged | {"rows": [rows[key] for key in sorted(rows)]}
+
+
 def read_report(path: Path) -> dict:
     """The report `{rows, floors, environment}` in a file. Raises InputError."""
     try:
@@ -57,10 +84,16 @@ def read_report(path: Path) -> dict:
         raise InputError(f"{path} is not a report of this app ({type(error).__name__}: {error})") from None
 
 
-def replace_table(path: Path, table: str) -> str:
-    """The text of a file with what stands between the two benchmark marks replaced. Raises InputError without marks."""
-    start, end = MARKS
-    text = path.read_text()
-    if start not in text or end not in text:
-        raise InputError(f"{path} has no lines {start} and {end} to put the table between")
-    return re.sub(f"{start}.*?{end}", lambda _: f"{start}\n{table}\n{end}", text, flags=re.DOTALL)
+def replace_tables(path: Path, tables: dict[str, str]) -> str:
+    """The text of a file with what stands between the marks of each table replaced. Raises InputError where there are
+    no marks for any of them."""
+    text, missing = path.read_text(), []
+    for name, table in tables.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if start in text and end in text:
+            text = re.sub(f"{start}.*?{end}", lambda _, t=f"{start}\n{table}\n{end}": t, text, flags=re.DOTALL)
+        else:
+            missing.append(f"{start} and {end}")
+    if len(missing) == len(tables):
+        raise InputError(f"{path} has no lines {' or '.join(missing)} to put a table between")
+    return text

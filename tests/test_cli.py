@@ -74,34 +74,6 @@ def test_evaluate(capsys):
     assert table.count("pirf") == 2 * len(pde_names())
 
 
-def test_evaluate_with_another_solver_and_its_table():
-    options = ["--pde", "poisson", "--methods", "base", "--steps", "3", "--n", 2]
-    assert run("evaluate", *options, "--solver", "heun", "--json", "heun.json") == 0
-    assert run("evaluate", *options, "--json", "own.json") == 0
-    with open("heun.json") as heun, open("own.json") as own:
-        assert [json.load(file)["rows"][0]["nfe"] for file in (heun, own)] == [5, 3]
-    with open("README.md", "w") as file:
-        file.write("before\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nafter\n")
-    assert run("table", "heun.json", "own.json", "--json", "both.json", "--into", "README.md") == 0
-    with open("README.md") as readme, open("both.json") as both:
-        text = readme.read()
-        assert len(json.load(both)["rows"]) == 2
-    assert "old" not in text
-    assert text.count("| poisson | base | 3 |") == 2
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-
-
-def test_a_file_without_marks_is_left_alone(capsys):
-    with open("README.md", "w") as file:
-        file.write("no marks")
-    assert run("evaluate", "--pde", "poisson", "--methods", "base", "--steps", "2", "--n", 2, "--json", "r.json") == 0
-    capsys.readouterr()
-    assert "README.md" in refused(capsys, "table", "r.json", "--into", "README.md")
-    with open("README.md") as file:
-        assert file.read() == "no marks"
-
-
 @pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"rows": 3, "floors": {}, "environment": {}}'])
 def test_a_file_that_is_no_report(content, capsys):
     with open("r.json", "w") as file:
