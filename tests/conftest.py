@@ -1,13 +1,17 @@
-"""What several test modules share: a library of checkpoints, and the app on a free port of this machine."""
+"""What several test modules share: libraries of checkpoints, a Hub on loopback, and the app on a free port."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: processes would fight over the cores
 
+import huggingface_hub
 import pytest
+from hub_server import HubServer
+from huggingface_hub import constants
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
 
@@ -17,6 +21,10 @@ from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
 from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names, vorticity
+from pirf_app.publishing import publish_plan
+
+TOKEN = "hf_writer"  # of the user "owner" of the Hub on loopback
+REPO = "owner/models"
 
 
 def free_port() -> int:
@@ -140,6 +148,68 @@ def tiny_server(tiny_library, tmp_path_factory):
     LANES[url.rstrip("/")] = lanes
     yield url.rstrip("/")
     demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A folder with a base and a tuned checkpoint for Darcy and a base one for Poisson, all 16x16, and its manifest."""
+    folder = tmp_path_factory.mktemp("library")
+    for pde in ("darcy", "poisson"):
+        model = tiny_denoiser(pde)
+        save_checkpoint(folder / f"{pde}-16-base.safetensors", model, info_of(model, pde))
+    library = Library(folder)
+    library.write_manifest()
+    base = library.load("darcy", "base", 16)
+    info = info_of(base.denoiser, "darcy", "pirf", parent=base.sha256, handover=HANDOVER)
+    save_checkpoint(folder / "darcy-16-pirf.safetensors", tuned_from(base.denoiser), info)
+    library.write_manifest()
+    return folder
+
+
+@pytest.fixture
+def library_copy(template, tmp_path) -> Library:
+    """A copy of the template, to spoil."""
+    return Library(shutil.copytree(template, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def base_file(library_copy):
+    return library_copy.folder / "darcy-16-base.safetensors"
+
+
+@pytest.fixture
+def hub_here(monkeypatch, tmp_path):
+    """A Hub on loopback that the client talks to, as its user "owner", with an empty cache."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        huggingface_hub.utils._http.close_session()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_library):
+    return publish_plan(tiny_library, REPO, None)
+
+
+@pytest.fixture
+def published(hub_here, plan):
+    """A Hub that holds what would be published of the tiny checkpoints."""
+    hub_here.add(REPO, {k: v if isinstance(v, bytes) else v.read_bytes() for k, v in plan.files.items()})
+    return hub_here
+
+
+@pytest.fixture
+def visitors(tiny_library):
+    from pirf_app.ui.own import Visitors
+
+    return Visitors(tiny_library)
+
+
+@pytest.fixture
+def tuned(tiny_folder):
+    return tiny_folder / "darcy-16-pirf.safetensors"
 
 
 @pytest.hookimpl(wrapper=True)

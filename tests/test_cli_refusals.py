@@ -1,8 +1,8 @@
 """One sentence with exit code 2 for anything that the command line cannot do."""
 
 import pytest
+from spoiled import rewrite
 from terminal import refused
-from test_checkpoints import rewrite
 
 from pirf_app.pdes import get_pde, pde_names
 

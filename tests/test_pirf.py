@@ -1,69 +1,27 @@
-"""PIRF: what an update does, what it leaves alone, and that runs can be stopped, resumed and repeated."""
+"""PIRF: what an update does, what it leaves alone, and what its reward sees."""
 
-import os
-import subprocess
-import sys
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from tiny import info_of, prior_config, tiny_config
+from pde_data import every_pde
+from tiny_runs import SMALL, STEPS, tiny_base, updates_of
 
-from pirf_app.checkpoints import Checkpoint, InputError, load_checkpoint, read_info
-from pirf_app.diffusion.denoiser import Denoiser
-from pirf_app.diffusion.prior import ModePrior
 from pirf_app.diffusion.sampler import SOLVERS, State, initial_noise, together, trajectory
-from pirf_app.library import Library
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep, PoolStep
+from pirf_app.methods.pirf_config import PirfStep
 from pirf_app.methods.rewards import ResidualReward
 from pirf_app.pdes import get_pde, pde_names
 
 pytestmark = pytest.mark.usefixtures("quick_data")
-every_pde = pytest.mark.parametrize("name", pde_names())
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
 one_and_two = pytest.mark.parametrize("last_steps", [1, 2])
-STEPS = 4
-SMALL = PirfConfig(
-    updates=4, pool=12, pool_steps=(STEPS,), batch=6, learning_rate=1e-3, warmup=2, validate_every=2, validation=4,
-)  # fmt: skip
-
-
-@cache
-def fitted(name: str) -> ModePrior:
-    pde, config = get_pde(name), prior_config(name)
-    return ModePrior.fit(pde.normalise(pde.generate(100, 16, 1)), config.box, config.bases)
-
-
-def tiny_base(name: str = "poisson", solver: str = "multistep", noise: float = 0.0) -> Checkpoint:
-    """The best linear denoiser of the benchmark on 16 x 16, with an untrained network on top; `noise` on its weights
-    makes it do something."""
-    torch.manual_seed(0)
-    model = Denoiser(tiny_config(name), prior_config(name), get_pde(name).hints)
-    model.prior.load_state_dict(fitted(name).state_dict())
-    with torch.no_grad():
-        for parameter in model.network.parameters():
-            parameter.add_(noise * torch.randn_like(parameter))
-    info = info_of(model, name, solver=solver)
-    return Checkpoint(model.eval().requires_grad_(False), info, "ab" * 32)
 
 
 def shape_of(name: str) -> tuple[int, int, int]:
     return len(get_pde(name).channels), 16, 16
-
-
-def updates_of(run: PirfTuning) -> list[PirfStep]:
-    return [event for event in run.run() if isinstance(event, PirfStep) and event.update]
-
-
-def weights_of(run: PirfTuning) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in (*run.parameters, *run.average)]
-
-
-def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
-    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def fixed_loss(run: PirfTuning) -> float:
@@ -74,21 +32,6 @@ def fixed_loss(run: PirfTuning) -> float:
 
 def pool_state(run: PirfTuning, steps: int) -> State:
     return State(run.pool.x[steps], run.pool.memory[steps])
-
-
-@every_pde
-def test_events(name):
-    events = list(PirfTuning(tiny_base(name), SMALL).run())
-    pool = [e for e in events if isinstance(e, PoolStep)]
-    steps = [e for e in events if isinstance(e, PirfStep)]
-    assert pool + steps == events
-    assert pool
-    assert all(0 <= e.done <= e.total for e in pool)
-    assert [e.update for e in steps] == list(range(5))
-    assert [e.update for e in steps if e.validation_residual is not None] == [0, 2, 4]
-    assert all(torch.tensor([e.loss, e.residual_rms, e.anchor, e.drift]).isfinite().all() for e in steps)
-    seconds = [e.seconds for e in steps]
-    assert seconds == sorted(seconds)
 
 
 RECIPES = [{}, {"trainable": "last"}, {"trainable": "all"}, {"norm": "plain"}]
@@ -231,100 +174,6 @@ def test_regularisation_holds_the_weights_and_the_anchor_holds_the_inputs():
     assert last(drift=0.0, anchor=1e3).anchor < 0.7 * free.anchor
 
 
-def test_same_seed_same_result_and_another_seed_another():
-    runs = [PirfTuning(tiny_base(), replace(SMALL, seed=seed)) for seed in (3, 3, 4)]
-    for run in runs:
-        list(run.run())
-    assert same(weights_of(runs[0]), weights_of(runs[1]))
-    assert not same(weights_of(runs[0]), weights_of(runs[2]))
-
-
-@pytest.mark.parametrize("stop_after", ["pool", 2])
-def test_stop_and_resume_gives_the_same_result(tmp_path, stop_after):
-    config = replace(SMALL, pool_steps=(STEPS, 6), last_steps=2)
-    straight = PirfTuning(tiny_base(), config)
-    list(straight.run())
-    broken = PirfTuning(tiny_base(), config)
-    events = broken.run()
-    for event in events:
-        if stop_after == "pool" or (isinstance(event, PirfStep) and event.update == stop_after):
-            break
-    events.close()
-    broken.save(tmp_path / "run.state")
-    resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
-    assert resumed.config == config
-    rest = updates_of(resumed)
-    if stop_after != "pool":
-        for part in ("x", "memory", "sample"):
-            assert same(*(list(getattr(r.pool, part).values()) for r in (broken, resumed)))
-    assert rest[0].update == (1 if stop_after == "pool" else 3)
-    assert same(weights_of(straight), weights_of(resumed))
-
-
-def test_a_finished_run_has_nothing_left_to_do(tmp_path):
-    run = PirfTuning(tiny_base(), replace(SMALL, updates=2))
-    list(run.run())
-    run.save(tmp_path / "run.state")
-    resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
-    assert updates_of(resumed) == []
-    assert same(weights_of(run), weights_of(resumed))
-
-
-def test_a_run_belongs_to_its_base(tmp_path):
-    run = PirfTuning(tiny_base(), SMALL)
-    run.save(tmp_path / "run.state")
-    with pytest.raises(ValueError, match="base"):
-        PirfTuning.load(replace(tiny_base(), sha256="cd" * 32), tmp_path / "run.state")
-
-
-def test_whoever_listens_keeps_its_gradients():
-    """An event generator must not leave its no-gradient mode switched on for the caller between two events."""
-    for _ in PirfTuning(tiny_base(), replace(SMALL, updates=2)).run():
-        assert torch.is_grad_enabled()
-    assert torch.is_grad_enabled()
-
-
-def test_export_and_load(tmp_path):
-    base = tiny_base()
-    run = PirfTuning(base, SMALL)
-    list(run.run())
-    path = tmp_path / "tuned.safetensors"
-    sha256 = run.export(path, {"residual_rms": 2.0})
-    info = read_info(path)
-    assert (info.method, info.parent, info.figures) == ("pirf", base.sha256, {"residual_rms": 2.0})
-    assert info.recipe["config"] == asdict(SMALL) | {"pool_steps": list(SMALL.pool_steps)}
-    loaded = load_checkpoint(path, lambda sha: base, sha256)
-    x, sigma = initial_noise(2, (2, 16, 16), 0), torch.tensor(run.model.handover)
-    expected, found = run.result()(x, sigma), loaded.denoiser(x, sigma)
-    assert (found - expected).norm() < 2e-3 * expected.norm()
-
-
-def test_divergence_is_reported_and_leaves_finite_weights():
-    run = PirfTuning(tiny_base(), replace(SMALL, updates=20, warmup=1, learning_rate=1e15, clip=1e30))
-    with pytest.raises(DivergedError, match=r"^[^\n]+$"):
-        list(run.run())
-    assert all(p.isfinite().all() for p in run.result().parameters())
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"updates": 0}, {"updates": -1}, {"pool": 0}, {"batch": 0}, {"validation": 0}, {"warmup": 0},
-        {"last_steps": 0}, {"last_steps": STEPS}, {"last_steps": 99}, {"pool_steps": ()}, {"pool_steps": (1,)},
-        {"trainable": "encoder"}, {"norm": "l7"}, {"learning_rate": float("nan")}, {"learning_rate": -1.0},
-        {"error_weight": -1.0}, {"drift": float("inf")}, {"clip": 0.0}, {"ema": 1.5}, {"seed": -1}, {"seed": 2**63},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_bad_recipes_are_refused_in_one_sentence(changes):
-    with pytest.raises(InputError, match=r"^[^\n]+$"):
-        replace(SMALL, **changes)
-
-
-def test_largest_seed_works():
-    assert updates_of(PirfTuning(tiny_base(), replace(SMALL, updates=1, seed=2**63 - 1)))
-
-
 @every_pde
 def test_reward_prefers_solver_data(name):
     pde = get_pde(name)
@@ -350,38 +199,3 @@ def test_two_norms_see_what_the_plain_one_overlooks():
             values.append(reward.loss(fields + torch.stack([mode, torch.zeros_like(mode)])).item())
     assert losses["plain"][0] == pytest.approx(losses["plain"][1], rel=1e-3)
     assert losses["two-norm"][0] > 5 * losses["two-norm"][1]
-
-
-TUNING = """
-import torch
-from test_pirf import SMALL, replace, tiny_base, updates_of, PirfTuning
-
-for layout in (torch.contiguous_format, torch.channels_last):
-    for autocast in (False, True):
-        base = tiny_base()
-        base.denoiser.autocast = autocast
-        base.denoiser.to(memory_format=layout)
-        assert len(updates_of(PirfTuning(base, replace(SMALL, updates=3, trainable="highres")))) == 3
-        print(layout, autocast, flush=True)
-"""
-
-
-def test_tuning_does_not_crash_the_process(request):
-    """torch 2.13 on CPU dies in the backward pass of a partly frozen network in channels_last layout."""
-    paths = os.pathsep.join(map(str, (request.config.rootpath, request.path.parent)))
-    run = subprocess.run(
-        [sys.executable, "-c", TUNING],
-        capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr or f"no message: the process crashed after\n{run.stdout or 'nothing'}"
-    assert len(run.stdout.splitlines()) == 4
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Library().manifest(), reason="no checkpoints are bundled yet")
-@every_pde
-def test_tuning_a_bundled_model_improves_what_the_reward_never_saw(name):
-    run = PirfTuning(Library().load(name, "base"), PirfConfig(updates=60, pool=64, validate_every=5, validation=16))
-    checks = [e for e in updates_of(run) if e.validation_residual is not None]
-    assert checks[-1].validation_residual < 0.9 * checks[0].validation_residual
-    assert checks[-1].validation_solve_error < 1.05 * checks[0].validation_solve_error

@@ -1,10 +1,8 @@
-"""The app as a Space: what is uploaded starts by itself and answers; a shared GPU; what nobody may see."""
+"""The app as a Space: what is uploaded starts by itself and answers; what nobody may see."""
 
 import importlib
-import itertools
 import json
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -12,31 +10,21 @@ import time
 import types
 import urllib.error
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-import gradio as gr
 import huggingface_hub
-import numpy as np
 import pytest
-import torch
 from conftest import free_port
 from gradio_client import Client
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from pirf_app import comparison as cmp
-from pirf_app.checkpoints import load_checkpoint
-from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.publishing import deploy_plan, run_plan, send
-from pirf_app.ui import gpu, gpu_training, push
-from pirf_app.ui.history import History
+from pirf_app.ui import push
 
 SECRET = "hf_" + uuid4().hex
-QUICK = PirfConfig(updates=4, pool=4, batch=2, validation=2, validate_every=1, pool_steps=(3,), warmup=1)
 CPU_SECONDS = 15  # from `python app.py` to the first answer, imports included; 10 and what a busy machine adds
 NO_NETWORK = """
 import socket
@@ -134,154 +122,6 @@ def test_files_of_the_server_cannot_be_read(server, tiny_folder, tmp_path, monke
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(f"{server}/{prefix}{path}")
             assert error.value.code in (400, 403, 404, 405)
-
-
-@pytest.fixture
-def lent(monkeypatch):
-    """`spaces` as on a Space with a shared GPU: what goes to a task and what comes back is pickled, and an exception
-    arrives without its words. Its `asked` are the seconds that were asked for."""
-    asked = []
-
-    def decorator(duration):
-        def decorate(task):
-            def handler(*arguments):
-                asked.append(duration(*arguments))
-                try:
-                    for result in task(*pickle.loads(pickle.dumps(arguments))):
-                        yield pickle.loads(pickle.dumps(result))
-                except Exception as error:
-                    raise RuntimeError(type(error).__name__) from None
-
-            return handler
-
-        return decorate
-
-    stub = types.SimpleNamespace(GPU=lambda duration: decorator(duration), asked=asked)
-    monkeypatch.setitem(sys.modules, "spaces", stub)
-    yield stub
-    monkeypatch.undo()
-    importlib.reload(gpu)
-
-
-@pytest.fixture
-def lent_training(lent):
-    """`gpu_training` on a shared GPU."""
-    importlib.reload(gpu)
-    yield importlib.reload(gpu_training)
-    sys.modules.pop("spaces")
-    importlib.reload(gpu)
-    importlib.reload(gpu_training)
-
-
-def test_sampling_on_a_shared_gpu_is_sampling(tiny_library, lent):
-    task = importlib.reload(gpu)
-    settings = cmp.check_settings(tiny_library, "darcy", ["base", "pirf"], 3, 2, 7)
-    *previews, result = task.run(tiny_library, settings)
-    *expected, same = cmp.run(tiny_library, settings)
-    assert [(p.method, p.step) for p in previews] == [(p.method, p.step) for p in expected]
-    for ours, theirs in zip(result.results, same.results, strict=True):
-        np.testing.assert_array_equal(ours.fields, theirs.fields)
-    assert lent.asked == [task.START + 1]
-    many = cmp.check_settings(tiny_library, "darcy", ["base", "pirf"], 80, 8, 7)
-    assert lent.asked[0] < task.START + task.sampling_seconds(many, *cmp.models(tiny_library, many)) < task.LONGEST
-
-
-def test_what_is_wrong_is_said_across_a_shared_gpu(tiny_library, lent):
-    task = importlib.reload(gpu)
-    settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
-
-    @task.on_gpu(lambda *_: 1)
-    def refusing(_):
-        yield 1
-        raise InputError("one sentence")
-
-    run = refusing(settings)
-    assert next(run) == 1
-    with pytest.raises(InputError, match="one sentence"):
-        next(run)
-
-
-def test_training_on_a_shared_gpu_is_training(tiny_library, lent_training, lent, tmp_path):
-    base = tiny_library.load("darcy", "base", 16)
-    before = {k: v.clone() for k, v in base.denoiser.state_dict().items()}
-    alone = PirfTuning(base, QUICK)
-    expected = [replace(event, seconds=0) for event in alone.run()]
-    run = PirfTuning(base, QUICK)
-    assert [replace(event, seconds=0) for event in lent_training.events(run)] == expected
-    assert len(lent.asked) == 1
-    assert gpu.START < lent.asked[0] < gpu.LONGEST
-    run.export(tmp_path / "tuned.safetensors")
-    assert load_checkpoint(tmp_path / "tuned.safetensors", tiny_library.find_parent).info.parent == base.sha256
-    assert all(torch.equal(v, before[k]) for k, v in base.denoiser.state_dict().items())
-    for mine, theirs in zip(run.average, alone.average, strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_a_long_run_on_a_shared_gpu_is_several_tasks_and_stops_at_what_was_kept(
-    tiny_library, lent_training, lent, monkeypatch
-):
-    base = tiny_library.load("darcy", "base", 16)
-    alone = PirfTuning(base, QUICK)
-    done = list(alone.run())
-    ticks = itertools.count()
-    monkeypatch.setattr(lent_training, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
-    monkeypatch.setattr(lent_training, "WORK_SECONDS", 6)  # that is, events
-    run = PirfTuning(base, QUICK)
-    assert len(list(lent_training.events(run))) >= len(done)
-    assert len(lent.asked) > 1
-    assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
-
-    monkeypatch.setattr(lent_training, "KEEP_SECONDS", 2)
-    monkeypatch.setattr(lent_training, "WORK_SECONDS", 1000)
-    stopped, history = PirfTuning(base, QUICK), History("", QUICK.updates)
-    events = lent_training.events(stopped)
-    for event in events:
-        if isinstance(event, PirfStep):
-            history.add(event)
-            if event.update == 3:
-                break
-    events.close()
-    assert 0 < stopped.update < 3  # what comes after the last state that was kept is lost, and repeated
-    for event in lent_training.events(stopped):
-        if isinstance(event, PirfStep):
-            history.add(event)
-    assert [step.update for step in history.steps] == list(range(QUICK.updates + 1))
-    assert all(torch.equal(*pair) for pair in zip(stopped.average, alone.average, strict=True))
-
-
-def test_a_run_that_diverges_on_a_shared_gpu_says_so_and_keeps_its_last_finite_state(tiny_library, lent_training):
-    base = tiny_library.load("darcy", "base", 16)
-    config = replace(QUICK, updates=50, validate_every=50, learning_rate=1e30)
-    run, alone = PirfTuning(base, config), PirfTuning(base, config)
-    for events in (lent_training.events(run), alone.run()):
-        with pytest.raises(DivergedError, match="lower learning rate"):
-            list(events)
-    assert run.update == alone.update
-    assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
-
-
-def test_why_no_gpu_was_lent_is_told(tiny_library, lent, monkeypatch):
-    def refusing(duration):
-        def decorate(task):
-            def handler(*arguments):
-                raise gr.Error('You have exceeded your GPU quota. <a href="x">Subscribe</a>')
-                yield
-
-            return handler
-
-        return decorate
-
-    monkeypatch.setattr(lent, "GPU", refusing)
-    task = importlib.reload(gpu)
-    settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
-    with pytest.raises(InputError, match=r"^You have exceeded your GPU quota. Subscribe$"):
-        cmp.last(task.run(tiny_library, settings))
-
-
-def test_without_spaces_the_task_runs_here(tiny_library):
-    settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
-    assert cmp.last(gpu.run(tiny_library, settings)).results
-    assert gpu.spaces is None or not hasattr(gpu.spaces, "asked")
 
 
 def test_signing_in_is_offered_on_a_space_only(monkeypatch, tiny_library):

@@ -1,0 +1,209 @@
+"""The lane that visitors share, and the models that each of them has for themselves. No browser and no server."""
+
+import threading
+import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pirf_app.checkpoints import MAX_BYTES
+from pirf_app.comparison import compare, last
+from pirf_app.pdes.base import InputError
+from pirf_app.ui import own as own_module
+from pirf_app.ui.lane import Lanes, Line, queued
+from pirf_app.ui.own import take_upload
+from pirf_app.wording import method_title
+
+
+def test_a_line_serves_in_order_of_arrival_and_tells_how_many_are_ahead():
+    line = Line(2)
+    places = [line.join() for _ in range(4)]
+    assert [place.ahead for place in places] == [0, 0, 1, 2]
+    assert line.waiting == 2
+    assert not places[2].wait(0.01)
+    assert next(queued(places[3])) == 2
+    places[0].leave()
+    places[0].leave()
+    assert [place.ahead for place in places[1:]] == [0, 0, 1]
+    assert places[2].wait(0.01)
+    assert list(queued(places[2])) == []
+
+
+def events(count: int, seconds: float, log: list, name: str):
+    for k in range(count):
+        time.sleep(seconds)
+        log.append(name)
+        yield k
+
+
+def test_a_sampler_gets_its_turns_while_a_training_goes_on():
+    lanes, log = Lanes(), []
+    taken: list = []
+
+    def train():
+        taken.extend(lanes.slices(events(40, 0.02, log, "train"), seconds=10))
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    time.sleep(0.1)
+    assert list(lanes.steps(events(6, 0.02, log, "sample"))) == list(range(6))
+    trainer.join()
+    assert [k for part in taken for k in part] == list(range(40))
+    first, end = log.index("sample"), len(log) - 1 - log[::-1].index("sample")
+    between = log[first:end].count("train")
+    assert 0 < between <= 12  # an update or two between two steps of the sampler, however long a slice may be
+
+
+def test_a_slice_ends_in_time_and_tells_what_came_before_an_error():
+    lanes = Lanes()
+    sizes = [len(part) for part in lanes.slices(events(6, 0.03, [], ""), seconds=0.08)]
+    assert sum(sizes) == 6
+    assert len(sizes) > 1
+    assert max(sizes) <= 3
+
+    def failing():
+        yield 1
+        yield 2
+        raise InputError("no")
+
+    parts = lanes.slices(failing())
+    assert next(parts) == [1, 2]
+    with pytest.raises(InputError):
+        next(parts)
+    assert lanes.lane.waiting == 0
+    assert lanes.do(lambda: 3) == 3
+
+
+def test_a_visitor_s_model_is_one_more_method_for_them_alone(visitors, tuned):
+    mine, yours = visitors.of("a").models, visitors.of("b").models
+    model = mine.add(tuned, "attempt")
+    assert model.method == "my:attempt"
+    assert method_title(model.method) == "attempt"
+    assert mine.methods("darcy") == ["base", "pirf", "my:attempt"]
+    assert yours.methods("darcy") == ["base", "pirf"]
+    assert visitors.library("c") is visitors.shared
+    result = last(compare(mine, "darcy", ["base", "pirf", "my:attempt"], 3, 1, 0))
+    assert [r.method for r in result.results] == ["base", "pirf", "my:attempt"]
+    assert torch.equal(*(torch.from_numpy(r.fields) for r in result.results[1:]))
+    for method in ("my:attempt", "my:other"):
+        with pytest.raises(InputError):
+            last(compare(yours, "darcy", ["base", method], 3, 1, 0))
+    assert mine.add(tuned, "Attempt").name == "Attempt-2"
+    mine.remove("attempt")
+    assert mine.methods("darcy") == ["base", "pirf", "my:Attempt-2"]
+    with pytest.raises(InputError, match="no model called"):
+        mine.remove("attempt")
+
+
+def test_a_visitor_who_leaves_leaves_nothing(visitors, tuned, monkeypatch):
+    visitor = visitors.of("a")
+    path = visitor.models.add(tuned).path
+    visitors.away("a")
+    assert path.exists()
+    visitors.forget("a")
+    assert not path.exists()
+    assert not visitor.folder.exists()
+    monkeypatch.setattr(own_module, "MAX_VISITORS", 2)
+    folders = [visitors.of(name).folder for name in "abc"]
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypatch):
+    monkeypatch.setattr(own_module, "MAX_VISITORS", 3)
+    busy, owner, idle = (visitors.of(name) for name in ("busy", "owner", "idle"))
+    busy.run = SimpleNamespace(going=True, stop=lambda: None)
+    owner.models.add(tuned)
+    visitors.of("d").models.add(tuned)
+    assert [v.folder.exists() for v in (busy, owner, idle)] == [True, True, False]
+    visitors.of("e").models.add(tuned)
+    assert [v.folder.exists() for v in (busy, owner)] == [True, False]
+    for name in "de":
+        visitors.of(name).run = busy.run
+    assert visitors.of("f").folder.exists()
+    assert busy.folder.exists()
+
+
+def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors, monkeypatch):
+    monkeypatch.setattr(own_module, "KEEP_SECONDS", 0.2)
+    gone, back, sampling = (visitors.of(name) for name in ("gone", "back", "sampling"))
+    for name in ("gone", "back", "sampling"):
+        visitors.away(name)
+    assert visitors.of("back") is back
+    assert visitors.library("sampling") is sampling.models
+    time.sleep(0.6)
+    assert not gone.folder.exists()
+    assert back.folder.exists()
+    assert sampling.folder.exists()
+
+
+def damage(kind: str, tensors: dict) -> dict:
+    key = next(iter(tensors))
+    if kind == "key":
+        return {**tensors, "network.extra": tensors[key].clone()}
+    if kind == "shape":
+        return {**tensors, key: tensors[key].flatten()[:1]}
+    if kind == "dtype":
+        return {**tensors, key: tensors[key].double()}
+    return {**tensors, key: torch.full_like(tensors[key], float("nan"))}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("key", "unknown tensors"), ("shape", "has shape"), ("dtype", "has dtype"), ("nan", "not finite")],
+)
+def test_a_damaged_upload_is_refused_with_a_reason(visitors, tuned, tmp_path, kind, words):
+    from safetensors import safe_open
+
+    with safe_open(tuned, "pt") as file:
+        metadata = file.metadata()
+    path = tmp_path / "mine.safetensors"
+    save_file(damage(kind, load_file(tuned)), path, metadata)
+    with pytest.raises(InputError, match=words):
+        visitors.of("a").models.add(path)
+    assert visitors.of("a").models.mine() == []
+
+
+def test_an_upload_is_checked_in_the_lane_and_not_kept_twice(visitors, tuned, tmp_path):
+    models, lanes = visitors.of("a").models, Lanes()
+    for name, content in (("mine", tuned.read_bytes()), ("broken", b"nonsense")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with nullcontext() if name == "mine" else pytest.raises(InputError, match="broken"):
+            take_upload(str(path), models, lanes)
+        assert not path.exists()
+    assert [model.name for model in models.mine()] == ["mine"]
+    assert models.mine()[0].path.exists()
+
+
+def test_two_gigabytes_are_refused_before_they_are_read(visitors, tmp_path):
+    path = tmp_path / "large.safetensors"
+    with open(path, "wb") as file:
+        file.truncate(2 * 2**30)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"at most {MAX_BYTES // 10**6}"):
+        visitors.of("a").models.add(path)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 41, "a\nb"])
+def test_names_are_fit_for_files(visitors, tuned, name):
+    if name:
+        with pytest.raises(InputError, match="a name has"):
+            visitors.of("a").models.add(tuned, name)
+    else:
+        assert visitors.of("a").models.add(tuned, name).name == "darcy-16-pirf"
+
+
+def test_there_are_limits_to_what_is_kept(visitors, tuned, monkeypatch):
+    models = visitors.of("a").models
+    monkeypatch.setattr(own_module, "MAX_MODELS", 2)
+    models.add(tuned)
+    models.add(tuned)
+    with pytest.raises(InputError, match="remove one"):
+        models.add(tuned)
+    monkeypatch.setattr(own_module, "MAX_TOTAL", 1)
+    with pytest.raises(InputError, match="no room"):
+        visitors.of("b").models.add(tuned)
