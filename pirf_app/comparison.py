@@ -20,7 +20,8 @@ from .resolutions import grid
 from .statistics import FLOOR_SEED
 from .wording import method_title, percent, verdict, warnings
 
-STEPS_RANGE, SAMPLES_RANGE, MAX_SWEEP = (2, 80), (1, 8), 8
+STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
+SWEEP_STEPS, MAX_SWEEP = (5, 10, 20, 40), 8
 FLOOR_SAMPLES = 8
 
 
@@ -170,7 +171,8 @@ def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, 
 
 def last(events: Iterator) -> Comparison:
     """The result of `compare` without the previews."""
-    *_, result = events
+    for event in events:
+        result = event
     return result
 
 

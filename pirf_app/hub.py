@@ -1,7 +1,6 @@
 """Models from the Hugging Face Hub: a repository, resolved to a commit, its manifest, and the files that lists."""
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,15 +70,17 @@ def fetch(
 
 
 def prune(cache_dir: Path, limit: int) -> None:
-    """Deletes what has not been read for longest from a cache until the rest takes no more than `limit` bytes."""
+    """Deletes what has not been read for longest from a cache until the rest takes no more than `limit` bytes. Nobody
+    may be using the cache meanwhile."""
     if not cache_dir.is_dir():
         return
     cache = scan_cache_dir(cache_dir)
-    left = cache.size_on_disk
+    left, old = cache.size_on_disk, []
     for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
         if left > limit:
             left -= repo.size_on_disk
-            shutil.rmtree(repo.repo_path, ignore_errors=True)
+            old += [revision.commit_hash for revision in repo.revisions]
+    cache.delete_revisions(*old).execute()
 
 
 def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir: Path | None) -> Snapshot:

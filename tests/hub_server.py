@@ -30,7 +30,7 @@ class Repo:
         return self.commits[-1][1]
 
     def commit(self, files: dict[str, bytes]) -> str:
-        oid = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
+        oid = hashlib.sha1(f"{id(self)}{len(self.commits)}{sorted(files)}".encode()).hexdigest()
         self.commits.append((oid, files))
         return oid
 

@@ -70,7 +70,7 @@ def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatc
     sizes, methods = controls.on_return("darcy", ["base"], 32, visitor)
     assert sizes["value"] == 32
     assert methods["value"] == ["base"]
-    ticket, _ = tab.on_begin("")
+    ticket, *_ = tab.on_begin("")
     events = list(tab.on_run("darcy", 32, ["base"], 2, 1, "0", None, None, None, 0, 1, "field", ticket, visitor))
     shown, result = events[-1][tab.result]
     assert shown == ticket

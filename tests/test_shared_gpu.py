@@ -4,8 +4,10 @@ import importlib
 import itertools
 import pickle
 import sys
+import threading
+import time
 import types
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import gradio as gr
 import numpy as np
@@ -19,6 +21,9 @@ from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import gpu, gpu_training
 from pirf_app.ui.history import History
+from pirf_app.ui.lane import Lanes
+from pirf_app.ui.recipes import Recipes
+from pirf_app.ui.start import prepare
 
 QUICK = PirfConfig(updates=4, pool=4, batch=2, validation=2, validate_every=1, pool_steps=(3,), warmup=1)
 
@@ -45,6 +50,7 @@ def lent(monkeypatch):
 
     stub = types.SimpleNamespace(GPU=lambda duration: decorator(duration), asked=asked)
     monkeypatch.setitem(sys.modules, "spaces", stub)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     yield stub
     monkeypatch.undo()
     importlib.reload(gpu)
@@ -112,14 +118,16 @@ def test_a_long_run_on_a_shared_gpu_is_several_tasks_and_stops_at_what_was_kept(
     done = list(alone.run())
     ticks = itertools.count()
     monkeypatch.setattr(lent_training, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
-    monkeypatch.setattr(lent_training, "WORK_SECONDS", 6)  # that is, events
+    for name in ("WORK_SECONDS", "LEAST_SECONDS"):
+        monkeypatch.setattr(lent_training, name, 6)  # that is, events
     run = PirfTuning(base, QUICK)
     assert len(list(lent_training.events(run))) >= len(done)
     assert len(lent.asked) > 1
     assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
 
     monkeypatch.setattr(lent_training, "KEEP_SECONDS", 2)
-    monkeypatch.setattr(lent_training, "WORK_SECONDS", 1000)
+    for name in ("WORK_SECONDS", "LEAST_SECONDS"):
+        monkeypatch.setattr(lent_training, name, 1000)
     stopped, history = PirfTuning(base, QUICK), History("", QUICK.updates)
     events = lent_training.events(stopped)
     for event in events:
@@ -147,25 +155,79 @@ def test_a_run_that_diverges_on_a_shared_gpu_says_so_and_keeps_its_last_finite_s
     assert all(torch.equal(*pair) for pair in zip(run.average, alone.average, strict=True))
 
 
-def test_why_no_gpu_was_lent_is_told(tiny_library, lent, monkeypatch):
-    def refusing(duration):
+class Refusing:
+    """Lends a GPU so many times."""
+
+    def __init__(self, times: int, real):
+        self.times, self.real = times, real
+
+    def __call__(self, duration):
         def decorate(task):
+            lent = self.real(duration)(task)
+
             def handler(*arguments):
-                raise gr.Error('You have exceeded your GPU quota. <a href="x">Subscribe</a>')
-                yield
+                self.times -= 1
+                if self.times < 0:
+                    raise gr.Error('You have exceeded your GPU quota. <a href="x">Subscribe</a>')
+                yield from lent(*arguments)
 
             return handler
 
         return decorate
 
-    monkeypatch.setattr(lent, "GPU", refusing)
+
+def test_why_no_gpu_was_lent_is_told(tiny_library, lent, monkeypatch):
+    monkeypatch.setattr(lent, "GPU", Refusing(0, lent.GPU))
     task = importlib.reload(gpu)
     settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
     with pytest.raises(InputError, match=r"^You have exceeded your GPU quota. Subscribe$"):
         cmp.last(task.run(tiny_library, settings))
 
 
-def test_without_spaces_the_task_runs_here(tiny_library):
-    settings = cmp.check_settings(tiny_library, "darcy", ["base"], 2, 1, 0)
-    assert cmp.last(gpu.run(tiny_library, settings)).results
-    assert gpu.spaces is None or not hasattr(gpu.spaces, "asked")
+def test_a_run_that_gets_no_more_gpu_is_stopped_with_the_reason_and_can_go_on(visitors, lent, monkeypatch, request):
+    refusing = Refusing(1, lent.GPU)
+    monkeypatch.setattr(lent, "GPU", refusing)
+    training = request.getfixturevalue("lent_training")
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    for name in ("WORK_SECONDS", "LEAST_SECONDS"):
+        monkeypatch.setattr(training, name, 9)  # events: into the updates, not to the end
+    lanes, visitor = Lanes(), visitors.of("a")
+    values = asdict(QUICK) | {"pool_steps": "3", "updates": 6, "validate_every": 2}
+    run = prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", values)
+    list(run.work(lanes))
+    run.finish(lanes, visitor.models)
+    assert run.phase == "stopped"
+    assert "quota" in run.message
+    assert run.resumable
+    kept = run.history.done
+    assert kept < 6
+    refusing.times = 100
+    assert run.again()
+    list(run.work(lanes))
+    run.finish(lanes, visitor.models)
+    assert run.phase == "complete"
+    assert run.message == ""
+    assert [step.update for step in run.history.steps] == list(range(7))
+
+
+def test_who_goes_away_does_not_wait_for_the_task(lent):
+    task, ended = importlib.reload(gpu), threading.Event()
+
+    @task.on_gpu(lambda: 1)
+    def slow():
+        yield 1
+        time.sleep(3)
+        ended.set()
+
+    events = slow()
+    assert next(events) == 1
+    began = time.monotonic()
+    events.close()
+    assert time.monotonic() - began < 1
+    assert ended.wait(30)
+
+
+def test_on_other_hardware_the_package_changes_nothing(lent, monkeypatch):
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    assert importlib.reload(gpu).spaces is None

@@ -247,7 +247,7 @@ def test_methods_are_those_of_today_whatever_there_was_at_the_start(tab, tuned, 
 
 
 def test_the_lists_show_what_came_from_elsewhere_and_make_nobody_a_visitor(tab, tuned):
-    own, chosen = tab.own, (None, None, "darcy", "base", "darcy", ["base"])
+    own, chosen = tab.own, (None, None, "darcy", "base", "darcy", ["base"], None)
     own.on_list(*chosen, SimpleNamespace(session_hash="a"))
     assert tab.visitors.known("a") is None
     tab.visitors.of("a").models.add(tuned)

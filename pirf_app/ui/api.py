@@ -11,6 +11,8 @@ from .models_table import entries
 from .own import Visitors
 from .recipes import whole_list
 
+SWEEP = ",".join(map(str, cmp.SWEEP_STEPS))
+
 
 def add_api(visitors: Visitors, lanes: Lanes) -> None:
     """Adds the endpoints inside an open `gr.Blocks` context. Bad input is answered with one sentence."""
@@ -42,7 +44,7 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
     def sweep(
         pde: str,
         methods: list[str],
-        steps: list[int] | str = "5,10,20,40",
+        steps: list[int] | str = SWEEP,
         n: int = 4,
         seed: int = 0,
         sigma_min: float | None = None,
@@ -57,8 +59,10 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
             schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
             library, counts = visitors.library(request.session_hash), whole_list("steps", steps)
             asked = cmp.check_sweep(library, pde, methods, counts, n, seed, **schedule)
-            with lanes.sampling.turn():
-                each = [cmp.last(lanes.steps(lanes.do(lambda s=s: gpu.run(library, s)))).to_dict() for s in asked]
+            each = []
+            for one in asked:
+                with lanes.sampling.turn():
+                    each.append(cmp.last(lanes.steps(lanes.do(lambda s=one: gpu.run(library, s)))).to_dict())
             settings = each[0]["settings"] | {"steps": [s.steps for s in asked]}
             rows = [row for one in each for row in one["rows"]]
             return {"rows": rows, "floors": each[0]["floors"], "settings": settings}

@@ -21,7 +21,7 @@ from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
-from .sweep import FAILED, SweepPanel
+from .sweep import FAILED, SWEEP_STOPPED, SweepPanel
 
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
@@ -91,7 +91,7 @@ class CompareTab:
             [controls.run.click, controls.seed.submit],
             self.on_begin,
             self.ticket,
-            [self.ticket, self.status],
+            [self.ticket, *self.told],
             queue=False,
             show_progress="hidden",
             trigger_mode="multiple",
@@ -113,7 +113,7 @@ class CompareTab:
         controls.stop.click(
             self.on_stop,
             self.ticket,
-            [self.status, self.preview],
+            self.told,
             queue=False,
             show_progress="hidden",
             **PRIVATE,
@@ -126,18 +126,27 @@ class CompareTab:
     def sample_choices(count: int, chosen: int) -> dict:
         return {"choices": [(str(k + 1), k) for k in range(count)], "value": min(chosen, count - 1)}
 
-    def on_begin(self, previous: str):
+    @property
+    def told(self) -> list:
+        """Where runs, those of the sweep too, tell how they get on."""
+        return [self.status, self.preview, self.sweep.status]
+
+    def begin(self, previous: str, kind: str) -> str:
         """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
         self.tickets.pop(previous, None)
-        ticket = uuid4().hex
+        ticket = f"{kind}-{uuid4().hex}"
         self.tickets[ticket] = True
-        return ticket, parts.WAITING
+        return ticket
+
+    def on_begin(self, previous: str):
+        return self.begin(previous, "run"), parts.WAITING, "", ""
 
     def on_stop(self, ticket: str):
+        """Asks the run with that ticket to end, whichever Stop was pressed."""
         if ticket not in self.tickets:
-            return gr.skip(), gr.skip()
+            return [gr.skip()] * len(self.told)
         self.tickets[ticket] = False
-        return parts.STOPPED, ""
+        return (parts.STOPPED, "", "") if ticket.startswith("run") else ("", "", SWEEP_STOPPED)
 
     def on_run(
         self,

@@ -14,9 +14,8 @@ from . import links, words
 from .events import PRIVATE
 from .models import offered, recommended
 from .own import Visitors
-from .sweep import precomputed
+from .sweep import MARKS, precomputed
 
-MARKS = (5, 10, 20, 40, 80)
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
 
 
@@ -60,13 +59,14 @@ class CompareControls:
 
     def connect(self, benchmark: gr.HTML) -> None:
         """`benchmark` shows what the bundled models score on the equation."""
+        self.benchmark = benchmark
         for mark, button in zip(MARKS, self.marks, strict=True):
             button.click(None, None, self.steps, js=f"() => {mark}", **PRIVATE)
         self.dice.click(None, None, self.seed, js=DICE, **PRIVATE)
         depends = [self.equation, self.resolution, self.methods, *self.schedule, benchmark]
         self.pde.input(self.on_pde, self.pde, depends, queue=False, **PRIVATE)
         grid = [self.pde, self.methods, self.resolution]
-        self.resolution.input(self.on_grid, grid, self.methods, queue=False, **PRIVATE)
+        self.resolution.input(self.on_grid, grid, [self.methods, *self.schedule], queue=False, **PRIVATE)
 
     def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
         """The resolutions that there are models of, where there is a choice; None stands for the only one."""
@@ -91,10 +91,11 @@ class CompareControls:
         value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
 
-    def schedule_hint(self, pde: str, name: str) -> dict:
+    def schedule_hint(self, pde: str, name: str, resolution: int | None = None) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
         try:
-            own = getattr(recommended(self.library, pde, self.models[pde][0]), name)
+            grid = resolution or resolutions.grid(self.library, pde)
+            own = getattr(recommended(self.library, pde, self.models[pde][0], grid), name)
         except (InputError, LookupError):
             return {"placeholder": "the checkpoint's own"}
         return {"placeholder": f"the checkpoint's own: {own:g}"}
@@ -107,26 +108,33 @@ class CompareControls:
 
     def on_grid(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
         library = self.visitors.library(request.session_hash)
-        return gr.update(**self.method_choices(pde, methods, library, resolution))
+        hints = [gr.update(**self.schedule_hint(pde, k, resolution)) for k in links.NUMBERS]
+        return gr.update(**self.method_choices(pde, methods, library, resolution)), *hints
 
     def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
         """Resolutions and methods again: some may have come or gone while another tab was open."""
-        sizes = self.grid_choices(pde, resolution, self.visitors.library(request.session_hash))
-        return gr.update(**sizes), self.on_grid(pde, methods, sizes["value"], request)
+        library = self.visitors.library(request.session_hash)
+        sizes = self.grid_choices(pde, resolution, library)
+        return gr.update(**sizes), gr.update(**self.method_choices(pde, methods, library, sizes["value"]))
 
     @property
     def restored(self) -> list:
         """What a link sets, in the order of `from_link`."""
-        return [self.pde, self.equation, self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
+        settings = [self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
+        return [self.pde, self.equation, self.benchmark, *settings]
 
     def from_link(self, asked: cmp.Settings, library: Library) -> list:
         return [
             asked.pde,
             words.equation(get_pde(asked.pde)),
+            precomputed(asked.pde),
             gr.update(**self.grid_choices(asked.pde, asked.resolution, library)),
             gr.update(**self.method_choices(asked.pde, asked.methods, library, asked.resolution)),
             asked.steps,
             asked.n,
             str(asked.seed),
-            *(gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k)) for k in links.NUMBERS),
+            *(
+                gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k, asked.resolution))
+                for k in links.NUMBERS
+            ),
         ]

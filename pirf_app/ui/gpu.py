@@ -6,11 +6,15 @@ used again, and without one it runs in this process, so it computes with copies 
 """
 
 import math
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from copy import deepcopy
 from functools import wraps
+from queue import SimpleQueue
 
 import gradio as gr
 import torch
@@ -25,10 +29,41 @@ from ..pdes.base import InputError
 spaces = None
 with suppress(ImportError):
     import spaces
+if os.environ.get("SPACES_ZERO_GPU", "").lower() not in ("1", "true", "t"):
+    spaces = None  # Spaces have the package on any hardware
 
 START, LONGEST = 15, 120  # seconds: until a process has its GPU and its models; the most that is asked for
 EVALUATION = 0.004  # seconds a sample, generously, on what ZeroGPU lends
 TOLD = (InputError, DivergedError)
+
+
+class NotLentError(InputError):
+    """No GPU was lent, or it was taken back, for a reason that is told."""
+
+
+def read_ahead(results: Callable[[], Iterator]) -> Iterator:
+    """`results()`, read by a thread of its own: to close what comes from another process is to wait for its end."""
+    found: SimpleQueue = SimpleQueue()
+
+    def read() -> None:
+        try:
+            for result in results():
+                found.put((result, None))
+            found.put((None, StopIteration()))
+        except BaseException as error:
+            found.put((None, error))
+
+    # With this context: by it the seconds are charged to the visitor whose request this is.
+    threading.Thread(target=copy_context().run, args=(read,), daemon=True, name="gpu").start()
+    while True:
+        result, error = found.get()
+        if isinstance(error, StopIteration):
+            return
+        if isinstance(error, gr.Error):
+            raise NotLentError(re.sub(r"<[^>]*>", "", str(error.message)))
+        if error is not None:
+            raise error
+        yield result
 
 
 def on_gpu(seconds: Callable[..., float]) -> Callable:
@@ -48,13 +83,11 @@ def on_gpu(seconds: Callable[..., float]) -> Callable:
 
         @wraps(task)
         def run(*arguments):
-            try:
-                for result in lent(*arguments):
-                    if isinstance(result, TOLD):
-                        raise result
-                    yield result
-            except gr.Error as error:  # no GPU was lent, for a reason: a quota, a queue, a time limit
-                raise InputError(re.sub(r"<[^>]*>", "", str(error.message))) from None
+            results = read_ahead(lambda: lent(*arguments)) if spaces else lent(*arguments)
+            for result in results:
+                if isinstance(result, TOLD):
+                    raise result
+                yield result
 
         return run
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import Checkpoint
-from ..methods.finetuning import Estimate, Speed, estimate, find_method, measure_speed
+from ..methods.finetuning import Speed, estimate, find_method, measure_speed
 from ..methods.pirf_config import DivergedError
 from ..methods.tuning import Event, Tuning
 from ..parallel import Team, alone_on
+from ..pdes.base import InputError
 from . import gpu
 
 LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02}  # seconds a sample, generously
 KEEP_SECONDS = 5.0
-WORK_SECONDS = gpu.LONGEST - 2 * gpu.START  # of a task: the rest is for its beginning and its end
+# Of a task, its beginning and its end apart.
+LEAST_SECONDS, WORK_SECONDS = 15.0, gpu.LONGEST - 2 * gpu.START
 
 
 def workers() -> Team:
@@ -40,12 +42,15 @@ class Kept:
     over: bool
 
 
-def expected(base: Checkpoint, config, method: str, seconds: float, state: bytes | None) -> float:
-    found: Estimate = estimate(base, config, Speed(**LENT, graph_bytes=0))
-    return min(seconds, found.seconds)
+def share(run: Tuning) -> float:
+    """Seconds for the next task of a run: what is left of it, as far as one task goes."""
+    found = estimate(run.base, run.config, Speed(**LENT, graph_bytes=0))
+    drawn = found.pool_seconds if run.update else 0.0
+    left = (found.seconds - drawn) * (1 - run.update / run.config.updates)
+    return min(WORK_SECONDS, max(LEAST_SECONDS, left))
 
 
-@gpu.on_gpu(expected)
+@gpu.on_gpu(lambda base, config, method, seconds, state: seconds)
 def worked(base: Checkpoint, config, method: str, seconds: float, state: bytes | None) -> Iterator[Event | Kept]:
     """The events of a run, from `state` on if there is one, for so many seconds; every few of them, and last, the
     state. `base` stays as it is."""
@@ -79,19 +84,22 @@ def worked(base: Checkpoint, config, method: str, seconds: float, state: bytes |
 
 
 def events(run: Tuning) -> Iterator[Event]:
-    """The events of `run`, wherever it is worked on; `run` is where that work was last kept. Raises DivergedError."""
+    """The events of `run`, wherever it is worked on; `run` is where that work was last kept. Raises DivergedError, and
+    InputError where no GPU is lent any more."""
     if not gpu.spaces:
         yield from run.run()
         return
     with tempfile.TemporaryDirectory(prefix="pirf-") as folder:
         path, over = Path(folder) / "run.state", False
         run.save(path)
-        state = path.read_bytes()
         while not over:
-            for result in worked(run.base, run.config, run.method, WORK_SECONDS, state):
+            before = run.events
+            for result in worked(run.base, run.config, run.method, share(run), path.read_bytes()):
                 if isinstance(result, Kept):
-                    state, over = result.state, result.over
-                    path.write_bytes(state)
+                    path.write_bytes(result.state)
                     run.catch_up(path)
+                    over = result.over
                 else:
                     yield result
+            if not over and run.events == before:
+                raise InputError("a single update takes longer than a GPU is lent for: choose a smaller batch")

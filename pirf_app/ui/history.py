@@ -25,10 +25,14 @@ class History:
 
     def add(self, step: PirfStep) -> None:
         """Adds an event; a run that goes on from before its latest events repeats those."""
-        while self.steps and self.steps[-1].update >= step.update:
-            self.steps.pop()
+        self.cut(step.update - 1)
         self.steps.append(step)
         self.clock.append((step.update, time.monotonic()))
+
+    def cut(self, update: int) -> None:
+        """Forgets what came after that update."""
+        while self.steps and self.steps[-1].update > update:
+            self.steps.pop()
 
     def column(self, name: str) -> list[float]:
         """One figure of every update but number 0, which is the model that the run started from."""

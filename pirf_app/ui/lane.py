@@ -74,10 +74,11 @@ class Place:
 
 
 class Lanes:
-    """The lane of one page and the lines in front of it."""
+    """The lane of one page and the lines in front of it. On a shared GPU those who compute do not get in each other's
+    way, and `lane` is how many may at a time."""
 
-    def __init__(self, trainers: int = 2):
-        self.lane, self.sampling, self.training = Line(), Line(), Line(trainers)
+    def __init__(self, trainers: int = 2, lane: int = 1):
+        self.lane, self.sampling, self.training = Line(lane), Line(lane), Line(trainers)
 
     def steps(self, events: Iterator[T]) -> Iterator[T]:
         """`events`, each of them computed in a turn of its own; nothing is held while the reader has an event."""

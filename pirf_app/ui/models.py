@@ -72,6 +72,6 @@ def warm_up(library: Library, seconds: float) -> None:
     atexit.register(lambda: (stop.set(), thread.join()))
 
 
-def recommended(library: Library, pde: str, method: str) -> Schedule:
+def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
     """The noise schedule that a model recommends, without loading it. Raises InputError."""
-    return read_info(library.folder / library.find(pde, method)["file"]).schedule
+    return read_info(library.folder / library.find(pde, method, resolution)["file"]).schedule

@@ -54,6 +54,7 @@ class ModelsTab:
     def __init__(self, visitors: Visitors, collection: Collection, lanes: Lanes):
         self.visitors, self.collection, self.lanes = visitors, collection, lanes
         self.places = threading.BoundedSemaphore(AT_ONCE)
+        self.counting, self.fetching = threading.Lock(), 0
         gr.HTML(f'<p class="caption">{INTRO}</p>', elem_id="models-intro")
         with gr.Row(elem_id="models-tools"):
             with gr.Column(min_width=260, elem_classes="tool"):
@@ -130,9 +131,16 @@ class ModelsTab:
         """A checked repository, fetched as anyone may: without this server's token, and into a cache of its own."""
         try:
             cache = Path(constants.HF_HUB_CACHE).parent / "pirf-public"
-            prune(cache, CACHE_BYTES)
-            snapshot: Snapshot = fetch(text, transfer, False, cache)
-            return HubLibrary(snapshot, self.collection)
+            with self.counting:
+                if not self.fetching:
+                    prune(cache, CACHE_BYTES)
+                self.fetching += 1
+            try:
+                snapshot: Snapshot = fetch(text, transfer, False, cache)
+                return HubLibrary(snapshot, self.collection)
+            finally:
+                with self.counting:
+                    self.fetching -= 1
         finally:
             self.places.release()
 

@@ -30,6 +30,7 @@ HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
 a baseline and its fine-tuned twin, from the same noise, next to a real solver.
 <a href="{PAPER}" target="_blank" rel="noopener">Paper</a></p>"""
 WARM_UP = 2.0  # seconds that the page has for itself before models are loaded
+AT_ONCE = 8  # visitors who compute on a shared GPU
 SESSIONS = 200  # whose results are kept in memory
 
 
@@ -46,7 +47,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one. The models of
     the Hub repository PIRF_MODEL_REPO come to it in the background."""
     library = Collection(library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)))
-    visitors, lanes = Visitors(library), lanes or Lanes()
+    visitors, lanes = Visitors(library), lanes or (Lanes(AT_ONCE, AT_ONCE) if gpu.spaces else Lanes())
 
     def away(request: gr.Request):
         visitors.away(request.session_hash)

@@ -37,13 +37,14 @@ def free_memory() -> float:
 
 def whole_list(name: str, value: object) -> tuple[int, ...]:
     """Whole numbers from text such as "10" or "5,10,20", or from one number or several. Raises InputError."""
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    several = isinstance(value, list | tuple)
+    parts = value if several else value.split(",") if isinstance(value, str) else [value]
     try:
         found = tuple(int(part) for part in parts)
-        if any(isinstance(part, float) and part != whole for part, whole in zip(parts, found, strict=True)):
+        if any(isinstance(p, bool) or (isinstance(p, float) and p != k) for p, k in zip(parts, found, strict=True)):
             raise ValueError
         return found
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be whole numbers separated by commas, not {shown(value)}") from None
 
 

@@ -7,7 +7,8 @@ from html import escape
 
 import gradio as gr
 
-from ..comparison import Comparison, Settings, check_sweep, data_floors
+from ..comparison import SWEEP_STEPS, Comparison, check_sweep
+from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..report import REPORT, read_report
 from ..wording import method_title, percent
@@ -17,7 +18,8 @@ from .events import COMPUTE, PRIVATE
 from .history import key
 from .lane import queued
 
-MARKS, COMPUTED = (5, 10, 20, 40, 80), (5, 10, 20, 40)
+MARKS = (5, 10, 20, 40, 80)
+SWEEP_STOPPED = '<div class="caption">Stopped. The curves show what had been computed by then.</div>'
 FAILED = "the computation failed; the server's log says why"
 PANELS = (("Residual RMS", "residual_rms", "{:.3g}".format), ("Forward-solve error", "solve_error_median", percent))
 
@@ -59,22 +61,23 @@ def charts(rows: Sequence[dict], floors: dict[str, float]) -> str:
 
 
 def precomputed(pde: str) -> str:
-    """The benchmark's figures of `pde`."""
-    report = benchmark()
-    rows = [row for row in report["rows"] if row["pde"] == pde]
+    """The benchmark's figures of `pde`, on its default grid."""
+    report, problem = benchmark(), get_pde(pde)
+    wanted = (pde, problem.default_resolution)
+    rows = [row for row in report["rows"] if (row["pde"], row["resolution"]) == wanted]
     if not rows:
         return ""
     counts = sorted({row["n"] for row in rows})
     samples = f"{counts[-1]} samples" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} samples"
-    told = f'<span class="tag">Precomputed</span><strong>Benchmark of the bundled models</strong> · {samples}'
-    return f'<div class="caption">{told}</div>{charts(rows, report["floors"].get(pde, {}))}'
+    told = f"<strong>{problem.title}</strong> · benchmark of the bundled models · {samples}"
+    tag = '<span class="tag">Precomputed</span>'
+    return f'<div class="caption">{tag}{told}</div>{charts(rows, report["floors"].get(pde, {}))}'
 
 
-def computed(settings: Settings, rows: Sequence[dict]) -> str:
-    """The figures of a sweep; of the settings everything but the step count is shown."""
-    name = escape(parts.describe(settings, steps=False))
-    floors = data_floors(settings.pde, rows[0]["resolution"])
-    return f'<div class="caption"><strong>{name}</strong></div>{charts(rows, floors)}'
+def computed(latest: Comparison, rows: Sequence[dict]) -> str:
+    """The figures of a sweep so far; of its settings everything but the step count is shown."""
+    name = escape(parts.describe(latest.settings, steps=False))
+    return f'<div class="caption"><strong>{name}</strong></div>{charts(rows, latest.floors)}'
 
 
 class SweepPanel:
@@ -94,16 +97,19 @@ class SweepPanel:
         """`settings` in the order of `check_settings`: what the page shows, step counts left out."""
         tab = self.tab
         shown = {"show_progress": "hidden", "trigger_mode": "multiple"} | PRIVATE
-        begun = self.start.click(tab.on_begin, tab.ticket, [tab.ticket, self.status], queue=False, **shown)
+        begun = self.start.click(self.on_begin, tab.ticket, [tab.ticket, *tab.told], queue=False, **shown)
         begun.then(self.on_run, [*settings, tab.ticket], [self.curves, self.status], **shown, **COMPUTE)
-        self.stop.click(tab.on_stop, tab.ticket, [self.status, tab.preview], queue=False, **shown)
+        self.stop.click(tab.on_stop, tab.ticket, tab.told, queue=False, **shown)
+
+    def on_begin(self, previous: str):
+        return self.tab.begin(previous, "sweep"), "", "", parts.WAITING
 
     def on_run(self, pde, resolution, methods, n, seed, sigma_min, sigma_max, rho, ticket, request: gr.Request):
         tab, lanes, rows = self.tab, self.tab.lanes, []
         library, place = tab.visitors.library(request.session_hash), lanes.sampling.join()
         own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
         try:
-            asked = check_sweep(library, pde, methods, COMPUTED, n, seed, **own)
+            asked = check_sweep(library, pde, methods, SWEEP_STEPS, n, seed, **own)
             for ahead in queued(place):
                 if not tab.tickets.get(ticket):
                     return
@@ -113,11 +119,11 @@ class SweepPanel:
                 for event in lanes.steps(lanes.do(lambda s=settings: gpu.run(library, s))):
                     if not tab.tickets.get(ticket):
                         if ticket in tab.tickets:  # stopped, not followed by another run
-                            yield {self.status: parts.STOPPED}
+                            yield {self.status: SWEEP_STOPPED}
                         return
                     if isinstance(event, Comparison):
                         rows += [result.row for result in event.results]
-                        yield {self.curves: computed(settings, rows)}
+                        yield {self.curves: computed(event, rows)}
                     else:
                         done += 1
                         text = f"{settings.steps} steps: step {event.step}"

@@ -14,7 +14,7 @@ import torch
 from ..checkpoints import Checkpoint
 from ..methods.pirf_config import DivergedError, PirfStep, PoolStep
 from ..pdes.base import InputError
-from . import gpu_training
+from . import gpu, gpu_training
 from .history import History
 from .lane import Lanes
 from .own import MAX_MODELS, OwnModel, OwnModels
@@ -75,7 +75,7 @@ class TrainingRun:
     def again(self) -> bool:
         """Gets a stopped run ready to go on; whether there is anything to go on with."""
         if self.resumable:
-            self.phase, self.wanted, self.claimed = "waiting", True, False
+            self.phase, self.wanted, self.claimed, self.message = "waiting", True, False, ""
         return self.phase == "waiting"
 
     def stop(self) -> None:
@@ -107,6 +107,8 @@ class TrainingRun:
             kept = f"the last finite state, of update {self.tuning.update}, is kept"
             self.message = f"{error}; {kept if self.tuning.update else 'nothing had been learned by then'}"
             self.outcome = "diverged"
+        except gpu.NotLentError as error:
+            self.message = str(error)
         except Exception:
             self.outcome = "failed"
             raise
@@ -130,6 +132,7 @@ class TrainingRun:
         """Ends the run, however it came to an end: what was learned is kept, and listed among the visitor's models."""
         try:
             if self.tuning is not None:
+                self.history.cut(self.tuning.update)
                 lanes.do(self.park)
             self.hand_over(own)
         finally:
