@@ -97,9 +97,10 @@ def test_run_shows_a_preview_and_then_the_result(visit):
     page = visit()
     choose(page, 30, 2, "42")
     page.click("#run")
-    page.wait_for_selector(".preview img")
-    assert page.locator(".preview img").count() == 10
-    assert re.search(r"step \d+ of 30", page.inner_text("#status"))
+    page.wait_for_function(  # in one look: the preview may be gone at the next
+        """document.querySelectorAll('.preview img').length === 10
+        && /step \\d+ of 30/.test(document.querySelector('#status').innerText)"""
+    )
     page.wait_for_selector(".preview", state="detached")
     page.wait_for_function("document.querySelector('#caption').innerText.includes('30 steps · 2 samples · seed 42')")
     page.wait_for_selector(PANELS, state="attached")

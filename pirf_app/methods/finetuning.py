@@ -182,7 +182,7 @@ def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig
     slowest = max(2 * speed.evaluation, speed.update, speed.validation)
     chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
-    chosen |= {"learning_rate": {"30s": 4e-4, "2m": 5e-4, "10m": 1e-3}[name]}
+    chosen |= {"learning_rate": {"30s": 3e-4, "2m": 3e-4, "10m": 1e-3}[name]}
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
     one = estimate(base, PirfConfig(**chosen | {"pool": 64, "validation": 64}), speed)
     drawn, checks = one.pool_seconds / 128, {"30s": 3, "2m": 6, "10m": 12}[name]
