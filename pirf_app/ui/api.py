@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .. import comparison as cmp
+from ..library import Library
 from ..pdes.base import InputError
 from . import gpu
 from .events import COMPUTE
@@ -16,6 +17,11 @@ SWEEP = ",".join(map(str, cmp.SWEEP_STEPS))
 
 def add_api(visitors: Visitors, lanes: Lanes) -> None:
     """Adds the endpoints inside an open `gr.Blocks` context. Bad input is answered with one sentence."""
+
+    def computed(library: Library, settings: cmp.Settings) -> dict:
+        """One comparison, in a turn of its own."""
+        with lanes.sampling.turn():
+            return cmp.last(lanes.steps(lanes.do(lambda: gpu.run(library, settings)))).to_dict()
 
     def compare(
         pde: str,
@@ -36,8 +42,7 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
             schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
             library = visitors.library(request.session_hash)
             settings = cmp.check_settings(library, pde, methods, steps, n, seed, **schedule)
-            with lanes.sampling.turn():
-                return cmp.last(lanes.steps(lanes.do(lambda: gpu.run(library, settings)))).to_dict()
+            return computed(library, settings)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -59,10 +64,7 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
             schedule = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
             library, counts = visitors.library(request.session_hash), whole_list("steps", steps)
             asked = cmp.check_sweep(library, pde, methods, counts, n, seed, **schedule)
-            each = []
-            for one in asked:
-                with lanes.sampling.turn():
-                    each.append(cmp.last(lanes.steps(lanes.do(lambda s=one: gpu.run(library, s)))).to_dict())
+            each = [computed(library, one) for one in asked]
             settings = each[0]["settings"] | {"steps": [s.steps for s in asked]}
             rows = [row for one in each for row in one["rows"]]
             return {"rows": rows, "floors": each[0]["floors"], "settings": settings}

@@ -21,7 +21,7 @@ from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
-from .sweep import FAILED, SWEEP_STOPPED, SweepPanel
+from .sweep import SweepPanel
 
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
@@ -146,7 +146,7 @@ class CompareTab:
         if ticket not in self.tickets:
             return [gr.skip()] * len(self.told)
         self.tickets[ticket] = False
-        return (parts.STOPPED, "", "") if ticket.startswith("run") else ("", "", SWEEP_STOPPED)
+        return (parts.STOPPED, "", "") if ticket.startswith("run") else ("", "", parts.SWEEP_STOPPED)
 
     def on_run(
         self,
@@ -190,7 +190,7 @@ class CompareTab:
             gr.Warning(parts.as_sentence(error))
             yield {self.status: parts.problem(error), self.preview: ""}
         except Exception:
-            yield {self.status: parts.problem(FAILED), self.preview: ""}
+            yield {self.status: parts.problem(parts.FAILED), self.preview: ""}
             raise
         finally:
             place.leave()

@@ -32,6 +32,8 @@ Zooming into one panel zooms them all; a double click brings the whole field bac
 """
 WAITING = '<div class="progress"><span class="bar"></span><span>Waiting for the sampler …</span></div>'
 STOPPED = '<div class="caption">Stopped. The figure shows the previous result.</div>'
+SWEEP_STOPPED = '<div class="caption">Stopped. The curves show what had been computed by then.</div>'
+FAILED = "the computation failed; the server's log says why"
 
 
 def as_sentence(error: Exception | str) -> str:

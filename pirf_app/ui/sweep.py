@@ -19,8 +19,6 @@ from .history import key
 from .lane import queued
 
 MARKS = (5, 10, 20, 40, 80)
-SWEEP_STOPPED = '<div class="caption">Stopped. The curves show what had been computed by then.</div>'
-FAILED = "the computation failed; the server's log says why"
 PANELS = (("Residual RMS", "residual_rms", "{:.3g}".format), ("Forward-solve error", "solve_error_median", percent))
 
 
@@ -119,7 +117,7 @@ class SweepPanel:
                 for event in lanes.steps(lanes.do(lambda s=settings: gpu.run(library, s))):
                     if not tab.tickets.get(ticket):
                         if ticket in tab.tickets:  # stopped, not followed by another run
-                            yield {self.status: SWEEP_STOPPED}
+                            yield {self.status: parts.SWEEP_STOPPED}
                         return
                     if isinstance(event, Comparison):
                         rows += [result.row for result in event.results]
@@ -132,7 +130,7 @@ class SweepPanel:
         except InputError as error:
             yield {self.status: parts.problem(error)}
         except Exception:
-            yield {self.status: parts.problem(FAILED)}
+            yield {self.status: parts.problem(parts.FAILED)}
             raise
         finally:
             place.leave()
