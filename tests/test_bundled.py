@@ -1,6 +1,8 @@
 """Every checkpoint that comes with the app."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +85,16 @@ def test_kept_statistics_are_those_of_the_data(path):
     assert kept.std == pytest.approx([channel.std for channel in pde.channels], rel=0.1)
     assert all(np.isfinite(part).all() for part in (kept.spectrum, kept.quantiles, kept.distance))
     assert (kept.spectrum > 0).all()
+
+
+def test_loading_does_not_load_torchs_compiler(request):
+    """Arithmetic on "meta" would, and takes seconds of every start of the app and of every command."""
+    code = (
+        "import sys; from pirf_app.library import Library; from pirf_app.methods.finetuning import trainable_parameters;"
+        "library = Library();"
+        "loaded = [library.load(e['pde'], e['method'], e['resolution']) for e in library.manifest()];"
+        "assert trainable_parameters(loaded[0]); print(*{'sympy', 'torch._dynamo'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=request.config.rootpath)
+    assert (found.stdout.strip(), found.returncode) == ("", 0), found.stderr

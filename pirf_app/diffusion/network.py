@@ -232,9 +232,11 @@ class UNet(nn.Module):
                 self.decoder_level.append(level)
         self.out_norm = group_norm(c)
         self.out_conv = conv(c, config.out_channels * patch, gain=1e-5, padding=config.padding)
-        phase = 2 * pi * torch.arange(config.resolution)[:, None] / config.resolution * torch.tensor(config.row_waves)
-        rows = torch.cat([phase.sin(), phase.cos()], 1).T[:, :, None].expand(-1, -1, config.resolution)
-        self.register_buffer("positions", rows.contiguous(), persistent=False)
+        with torch.device("cpu"):  # even of a network on "meta": see `basis`
+            rows, waves = torch.arange(config.resolution)[:, None], torch.tensor(config.row_waves)
+            phase = 2 * pi * rows / config.resolution * waves
+        waves = torch.cat([phase.sin(), phase.cos()], 1).T[:, :, None].expand(-1, -1, config.resolution)
+        self.register_buffer("positions", waves.contiguous(), persistent=False)
         self.first_trainable = 0
 
     def freeze(self, trainable: str) -> list[nn.Parameter]:

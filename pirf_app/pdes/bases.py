@@ -61,5 +61,7 @@ BASES = {
 
 
 def basis(name: str, n: int) -> Tensor:
-    """`[N, N]` float64, one function a row, from the smoothest on; orthonormal."""
-    return BASES[name](n)
+    """`[N, N]` float64, one function a row, from the smoothest on; orthonormal. Numbers even where a network is only
+    outlined, on "meta": arithmetic there would load torch's compiler, which takes seconds."""
+    with torch.device("cpu"):
+        return BASES[name](n)
