@@ -100,6 +100,7 @@ def finetune(
     warmup: Annotated[int | None, option("warmup", "updates until the learning rate is reached")] = None,
     norm: Annotated[str | None, option("norm", ", ".join(NORMS))] = None,
     error_weight: Annotated[float | None, option("error_weight", "weight of the reward's second norm")] = None,
+    hold: Annotated[float | None, option("hold", "weight that holds the samples in the second norm")] = None,
     anchor: Annotated[float | None, option("anchor", "weight that holds the solver's inputs")] = None,
     drift: Annotated[float | None, option("drift", "weight that holds the network's weights")] = None,
     clip: Annotated[float | None, option("clip", "largest norm of the gradient")] = None,

@@ -65,12 +65,13 @@ def floors(pde_name: str, resolution: int, n: int) -> dict:
     return figures(pde, pde.generate(n, resolution, FLOOR_SEED))
 
 
-def flags(row: dict, first: dict, floor: dict) -> list[str]:
-    """What is suspicious about a row, against the first method's row and the data floor: a gain that is not one."""
+def flags(row: dict, first: dict, floor: dict, same: float = SAME) -> list[str]:
+    """What is suspicious about a row, against the first method's row and the data floor: a gain that is not one.
+    Ratios within `same` of 1 are no difference."""
     found = []
     if row["residual_rms"] < 0.98 * floor["residual_rms"]:
         found.append("below the data floor")
-    better, worse = 1 - SAME, 1 + SAME
+    better, worse = 1 - same, 1 + same
     if row["residual_rms"] < better * first["residual_rms"]:
         if row["solve_error_median"] > worse * first["solve_error_median"]:
             found.append("residual falls while forward-solve error rises")

@@ -89,8 +89,15 @@ class Library:
         return load_checkpoint(self.folder / file, self.find_parent, sha256)
 
     def load_file(self, path: Path) -> Checkpoint:
-        """A checkpoint file from anywhere; its parent, if it has one, must be in this library."""
-        return load_checkpoint(path, self.find_parent)
+        """A checkpoint file from anywhere; its parent, if it has one, must be in this library, or beside the file and
+        in the manifest there, as in a repository that was fetched."""
+
+        def find_parent(sha256: str) -> Checkpoint:
+            beside = Library(Path(path).parent)
+            elsewhere = self.located(sha256) is None and beside.located(sha256) is not None
+            return (beside if elsewhere else self).find_parent(sha256)
+
+        return load_checkpoint(path, find_parent)
 
     def located(self, sha256: str) -> tuple[dict, Path] | None:
         """The manifest entry of the file with that hash, and where the file is; None if it is not here."""

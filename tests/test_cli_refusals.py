@@ -76,6 +76,7 @@ FINETUNE = {
     "norm": ["l7"],
     "learning-rate": ["nan", -1],
     "error-weight": ["nan"],
+    "hold": [-1],
     "anchor": [-1],
     "drift": ["inf"],
     "seed": [BIG, -1],

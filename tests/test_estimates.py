@@ -81,6 +81,16 @@ def test_a_preset_fills_its_time_and_not_more(name, factor):
     check_fits(expected, PRESETS[name], 2**30)
 
 
+def test_a_short_run_holds_the_error_where_it_cannot_be_learned():
+    darcy = preset("2m", tiny_base("darcy"), SLOW)
+    assert darcy.hold > 0
+    assert darcy.error_weight < PirfConfig().error_weight
+    assert preset("2m", tiny_base("darcy"), SLOW, hold=0.0, error_weight=2.0).error_weight == 2.0
+    assert preset("2m", tiny_base("darcy"), SLOW, norm="plain").hold == 0  # the paper's reward and nothing else
+    assert preset("10m", tiny_base("darcy"), SLOW).hold == 0
+    assert preset("2m", tiny_base("poisson"), SLOW).hold == 0
+
+
 def test_a_preset_keeps_what_is_asked_for():
     config = preset("2m", tiny_base(), SLOW, pool=10, updates=7, trainable="last", norm="plain", batch=3, chunk=1)
     assert (config.pool, config.updates, config.trainable) == (10, 7, "last")

@@ -92,12 +92,25 @@ def test_swapped_and_changed_files_are_noticed(library, base_file):
     assert library.load("darcy", "pirf", 16).info.method == "pirf"
 
 
-def test_tuned_file_needs_its_parent(library, tmp_path):
+def test_tuned_file_needs_its_own_parent(library):
     tuned = library.folder / "darcy-16-pirf.safetensors"
-    lone = Library(tmp_path / "empty")
-    assert "parent" in refused(lone.load_file, tuned)
     rewrite(tuned, parent=file_sha256(library.folder / "poisson-16-base.safetensors"))
     assert "parent" in refused(library.load_file, tuned)
+
+
+def test_a_tuned_file_finds_its_parent_here_or_in_the_manifest_beside_it(library, tmp_path):
+    (tmp_path / "empty").mkdir()
+    tuned, empty = library.folder / "darcy-16-pirf.safetensors", Library(tmp_path / "empty")
+    expected = library.load("darcy", "pirf", 16)
+    found = empty.resolve("darcy", str(tuned))
+    assert found.sha256 == expected.sha256
+    x = initial_noise(1, (2, 16, 16), 0)
+    for level in (0.03, 0.2):
+        assert torch.equal(found.denoiser(x, torch.tensor(level)), expected.denoiser(x, torch.tensor(level)))
+    alone = empty.folder / tuned.name
+    alone.write_bytes(tuned.read_bytes())
+    assert "parent" in refused(empty.load_file, alone)
+    assert library.load_file(alone).sha256 == expected.sha256
 
 
 def test_tuned_file_must_continue_a_base(library):

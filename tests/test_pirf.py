@@ -146,7 +146,7 @@ def test_inputs_are_for_the_anchor_and_the_solution_for_the_reward(name):
 
     def losses(ends: torch.Tensor) -> tuple[float, float]:
         run.finish = lambda state, steps: ends
-        reward, anchor, _ = run._loss(State(before), before, STEPS)
+        reward, anchor, *_ = run._loss(State(before), before, STEPS)
         return reward.item(), anchor.item()
 
     fields = pde.denormalise(before)
@@ -172,6 +172,19 @@ def test_regularisation_holds_the_weights_and_the_anchor_holds_the_inputs():
     free = last(drift=0.0, anchor=0.0)
     assert last(drift=1e5, anchor=0.0).drift < 0.5 * free.drift
     assert last(drift=0.0, anchor=1e3).anchor < 0.7 * free.anchor
+
+
+@every_pde
+def test_samples_are_held_in_the_second_norm(name):
+    def moved(hold: float) -> float:
+        base = tiny_base(name, noise=0.02)
+        run = PirfTuning(base, replace(SMALL, updates=12, learning_rate=3e-3, norm="plain", hold=hold))
+        list(run.run())
+        run.config = replace(run.config, hold=1.0)
+        with torch.no_grad():
+            return run._loss(pool_state(run, STEPS), run.pool.sample[STEPS], STEPS)[2].item()
+
+    assert moved(100.0) < 0.8 * moved(0.0)
 
 
 @every_pde

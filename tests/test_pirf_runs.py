@@ -115,7 +115,8 @@ def test_divergence_is_reported_and_leaves_finite_weights():
         {"updates": 0}, {"updates": -1}, {"pool": 0}, {"batch": 0}, {"validation": 0}, {"warmup": 0},
         {"last_steps": 0}, {"last_steps": STEPS}, {"last_steps": 99}, {"pool_steps": ()}, {"pool_steps": (1,)},
         {"trainable": "encoder"}, {"norm": "l7"}, {"learning_rate": float("nan")}, {"learning_rate": -1.0},
-        {"error_weight": -1.0}, {"drift": float("inf")}, {"clip": 0.0}, {"ema": 1.5}, {"seed": -1}, {"seed": 2**63},
+        {"error_weight": -1.0}, {"hold": -1.0}, {"drift": float("inf")}, {"clip": 0.0}, {"ema": 1.5}, {"seed": -1},
+        {"seed": 2**63},
     ],
     ids=str,
 )  # fmt: skip

@@ -182,3 +182,29 @@ def test_a_model_added_in_another_tab_is_there_to_start_from(visitor, tiny_folde
     page.wait_for_function("document.querySelector('#models-status').innerText.includes('one of your models now')")
     page.get_by_role("tab", name="Train").click()
     page.wait_for_function("document.querySelector('#own-model input')?.value === 'darcy-16-pirf'")
+
+
+def test_who_has_to_wait_is_told_where_they_stand_and_two_runs_are_laid_over_each_other(visitor, tiny_server):
+    page = visitor()
+    ask(page, updates=6, name="first")
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+
+    training = LANES[tiny_server].training
+    first, *others = [training.join() for _ in range(training.capacity)]
+    try:
+        ask(page, updates=8, name="second")
+        page.click("#train-start")
+        page.wait_for_function("document.querySelector('#train-head').innerText.includes('one other is ahead of you')")
+        first.leave()
+        wait_for_state(page, "Complete")
+    finally:
+        for place in others:
+            place.leave()
+
+    page.wait_for_selector("#overlay input")
+    assert page.locator(".plot path.run1").count() == 0
+    page.click("#overlay input")
+    page.get_by_role("option", name="first").click()
+    page.wait_for_selector(".plot path.smooth.run1", state="attached")
+    assert "first" in page.inner_text("#train-curves .keys")

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checkpoints import Checkpoint
 from ..diffusion import denoiser
 from ..diffusion.sampler import Schedule, State, advance, initial_noise
-from ..evaluation import flags, residual_rms
+from ..evaluation import SAME, flags, residual_rms
 from ..parallel import ALONE, Team
 from ..pdes.random_fields import BATCHES, POOL_NOISE, VALIDATION_NOISE, derived_seed
 from ..pdes.stencils import rms
@@ -89,16 +89,17 @@ class PirfTuning(Tuning):
             state, _ = advance(expert or self.model.expert, state, schedule, levels, i)
         return state.x
 
-    def _loss(self, state: State, before: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, state: State, before: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self._terms(self.finish(state, steps), before)
 
-    def _terms(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the samples that tuning makes and those of before: the reward's loss, the change of the inputs, and the
-        fields `[n, c, N, N]` that the reward saw."""
+    def _terms(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the samples that tuning makes and those of before: the reward's loss, the change of the inputs, the change
+        in the second norm (0 where nothing is held), and the fields `[n, c, N, N]` that the reward saw."""
         sample, kept = (self.pde.denormalise(x) for x in (ends, before))
         mixed = self.pde.hold_inputs(sample, kept)
         moved = self.pde.inputs(sample) - self.pde.inputs(kept)
-        return self.reward.loss(mixed), (moved / self.input_scale).square().mean(), mixed
+        held = self.reward.moved(mixed, kept) if self.config.hold else moved.new_zeros(())
+        return self.reward.loss(mixed), (moved / self.input_scale).square().mean(), held, mixed
 
     def _input_scale(self) -> Tensor:
         """The linear estimate's RMS error in the solver's inputs at the handover, in physical units."""
@@ -130,12 +131,12 @@ class PirfTuning(Tuning):
             state, weight = self.pool.state(steps, part), len(part) / c.batch
             if not weight:
                 continue
-            reward_loss, anchor, fields = self._loss(
+            reward_loss, anchor, held, fields = self._loss(
                 State(self.pde.turned(state.x, k), memory(state.memory)),
                 self.pde.turned(self.pool.sample[steps][part], k),
                 steps,
             )
-            (weight * (reward_loss + c.anchor * anchor)).backward()
+            (weight * (reward_loss + c.anchor * anchor + c.hold * held)).backward()
             square = residual_rms(self.pde, fields.detach()).square().mean()
             terms += weight * torch.stack([reward_loss.detach(), anchor.detach(), square])
             done += len(part)
@@ -186,7 +187,9 @@ class PirfTuning(Tuning):
         row |= {"solve_error_median": error.quantile(0.5).item()}
         if not all(map(math.isfinite, row.values())):
             raise self._diverged(self.update)
-        found = flags(row, self.checks.get("start", row), {"residual_rms": 0.0})
+        # The medians of n samples before and after scatter by about this much, although their noise is the same.
+        same = max(SAME, 0.15 / math.sqrt(c.validation))
+        found = flags(row, self.checks.get("start", row), {"residual_rms": 0.0}, same)
         self.checks["last"] = row | {"warning": "; ".join(found) or None}
         return loss.mean().item(), anchor.mean().item()
 
@@ -196,7 +199,7 @@ class PirfTuning(Tuning):
         fields = self.pde.denormalise(ends)
         if not fields.isfinite().all():
             return torch.full((len(ends), 5), math.nan, device=ends.device)
-        loss, anchor, _ = self._terms(ends, before)
+        loss, anchor, *_ = self._terms(ends, before)
         second = rms(self.pde.interior(self.pde.second_residual(fields)))
         columns = (residual_rms(self.pde, fields), second, self.pde.solve_error(fields))
         return torch.stack([loss.expand(len(ends)), anchor.expand(len(ends)), *columns], 1)

@@ -15,11 +15,11 @@ BEST_BY = ("validation_solve_error", "validation_residual")
 @dataclass(frozen=True)
 class PirfConfig:
     """Recipe. `last_steps` is K; `trainable` a suffix of the network ("last", "highres", "decoder", "all");
-    `pool_steps` the step counts whose trajectories the pool is drawn from, in turn; `anchor` and `drift` weigh the
-    change of the input channels (in units of the linear denoiser's error) and of the weights (mean square);
-    `error_weight` the second norm of the reward; `ema` the most that the weight average keeps at an update (less early
-    on); `chunk` how many samples are worked on between two events; `best_by` the validation figure that says which
-    state was the best."""
+    `pool_steps` the step counts whose trajectories the pool is drawn from, in turn; `error_weight` weighs the second
+    norm of the reward, `hold` the change of the samples in that norm, `anchor` that of the input channels (in units of
+    the linear denoiser's error), `drift` that of the weights (mean square); `ema` is the most that the weight average
+    keeps at an update (less early on); `chunk` how many samples are worked on between two events; `best_by` the
+    validation figure that says which state was the best."""
 
     updates: int = 900
     last_steps: int = 1
@@ -31,6 +31,7 @@ class PirfConfig:
     warmup: int = 20
     norm: str = "two-norm"
     error_weight: float = 1.0
+    hold: float = 0.0
     anchor: float = 1.0
     drift: float = 1.0
     clip: float = 1.0
@@ -48,7 +49,7 @@ class PirfConfig:
         for name in ("learning_rate", "clip"):
             if not _is_number(getattr(self, name)) or not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be a finite number above 0, not {shown(getattr(self, name))}")
-        for name in ("error_weight", "anchor", "drift"):
+        for name in ("error_weight", "hold", "anchor", "drift"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be a finite number of at least 0, not {shown(getattr(self, name))}")
         if not _is_number(self.ema) or not 0 <= self.ema < 1:

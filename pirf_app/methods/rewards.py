@@ -42,3 +42,9 @@ class ResidualReward:
             e = self.pde.interior(self.pde.error_field(fields))
             loss = loss + self.weight * (e / self.error_scale).square().mean()
         return loss
+
+    def moved(self, fields: Tensor, before: Tensor) -> Tensor:
+        """How far the second norm's field has gone from where it was in `before`, `[]`, in units of e0^2: large scales
+        that a reward has no opinion on can be held with it, at no cost to the residual."""
+        now, then = (self.pde.interior(self.pde.error_field(x)) for x in (fields, before))
+        return ((now - then) / self.error_scale).square().mean()

@@ -151,6 +151,9 @@ class PDE(ABC):
         exact = (self.solve(fields) if solution is None else solution)[:, channels].flatten(1)
         return (fields[:, channels].flatten(1) - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-30)
 
+    # Whether `error_field` inverts a mean operator, not the sample's own: a coefficient is among the inputs.
+    mean_operator: bool = False
+
     # Symmetries of the equation, its domain and the distribution of its data: `transform` applies number 0 to this - 1.
     symmetries: int = 1
 

@@ -10,6 +10,7 @@ from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from .base import PDE, Channel, register
+from .bases import basis
 from .poisson import edge_values
 from .random_fields import neumann_field
 from .stencils import divergence_averaged, divergence_flux, face_fluxes, gradient_2nd, rms, square_symmetry
@@ -54,6 +55,7 @@ class Darcy(PDE):
     conservation = "the flux through the walls is the source"
     conservation_short = "flux = source"
     symmetries = 8
+    mean_operator = True
     channels = (
         Channel("a", "permeability a", "1", mean=7.5, std=4.5, is_input=True, positive=True),
         Channel("u", "pressure u", "1", mean=0.0058, std=0.0039, is_input=False, positive=True, basis=("sine", "sine")),
@@ -108,11 +110,7 @@ class Darcy(PDE):
     def error_field(self, fields: Tensor) -> Tensor:
         """L^-1 r / sd(u), L = -(mean of a) lap, inverted in the sine basis of the cell-centred Dirichlet problem."""
         n = fields.shape[-1]
-        k = torch.arange(1, n + 1, dtype=torch.float64)
-        x = torch.arange(n, dtype=torch.float64) + 0.5
-        basis = np.sqrt(2 / n) * torch.sin(torch.pi * k[:, None] * x[None, :] / n)
-        basis[-1] *= np.sqrt(0.5)
-        one = 4 * n**2 * torch.sin(torch.pi * k / (2 * n)) ** 2
+        one = 4 * n**2 * torch.sin(torch.pi * torch.arange(1, n + 1, dtype=torch.float64) / (2 * n)) ** 2
         eigenvalues = (THRESHOLD * (one[:, None] + one[None, :])).to(fields)
-        basis = basis.to(fields)
-        return basis.T @ ((basis @ self.residual(fields) @ basis.T) / eigenvalues) @ basis / self.channels[1].std
+        modes = basis("sine", n).to(fields)
+        return modes.T @ ((modes @ self.residual(fields) @ modes.T) / eigenvalues) @ modes / self.channels[1].std

@@ -1,11 +1,11 @@
 """On a Space where visitors can sign in: one of their models, to a repository of their own account."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.utils import get_space
 
 from ..hub_client import HubError, Transfer
 from ..pdes.base import InputError
@@ -13,14 +13,13 @@ from ..publishing import run_plan, send
 from . import parts
 
 SECONDS = 180.0
-NEEDS = ("authlib", "itsdangerous")  # of gradio, to sign visitors in
 SIGN_IN = "sign in with Hugging Face first: the model goes to a repository of your own account"
 
 
 def possible() -> bool:
-    """Whether visitors can sign in: a Space with `hf_oauth` sets these variables."""
-    variables = ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL", "SPACE_ID")
-    return all(os.environ.get(name) for name in variables) and all(importlib.util.find_spec(name) for name in NEEDS)
+    """Whether visitors can sign in: this is a Space, and one with `hf_oauth`, which sets these variables."""
+    variables = ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL")
+    return get_space() is not None and all(os.environ.get(name) for name in variables)
 
 
 @dataclass

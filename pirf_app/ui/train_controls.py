@@ -25,6 +25,8 @@ NUMBERS = {
     "drift": "Drift weight",
     "anchor": "Anchor weight",
     "error_weight": "Error weight",
+    "hold": "Hold weight",
+    "clip": "Clip gradient at",
     "ema": "Average",
     "validation": "Held-out",
     "validate_every": "Check every",
