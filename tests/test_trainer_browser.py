@@ -29,6 +29,7 @@ def visitor(browser, tiny_server):  # noqa: F811
         page.wait_for_selector("#estimate strong")
         return page
 
+    open_page.errors = errors
     yield open_page
     for context in contexts:
         context.close()
@@ -173,6 +174,25 @@ def test_closing_the_page_ends_the_run(visitor, tiny_server):
     while places and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not places
+
+
+def test_a_page_that_is_loaded_again_has_its_run_and_its_models(visitor):
+    page = visitor()
+    ask(page, updates=1500, name="kept")
+    page.click("#train-start")
+    page.wait_for_function("parseInt(document.querySelector('.tile strong')?.innerText) > 3")
+    page.reload()
+    page.get_by_role("tab", name="Train").click()
+    wait_for_state(page, "Stopped")
+    visitor.errors[:] = [text for text in visitor.errors if "abort" not in text and "errored out" not in text]
+    learned = count_of(page)
+    assert learned > 3
+    page.wait_for_function("document.querySelector('#own-model input')?.value.startsWith('kept')")
+    page.wait_for_selector("#train-stage .heatmaplayer image", state="attached")
+    page.click("#train-resume")
+    page.wait_for_function("n => parseInt(document.querySelector('.tile strong').innerText) > n", arg=learned)
+    page.click("#train-stop")
+    wait_for_state(page, "Stopped")
 
 
 def test_a_model_added_in_another_tab_is_there_to_start_from(visitor, tiny_folder):

@@ -139,6 +139,28 @@ def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors
     assert sampling.folder.exists()
 
 
+def test_a_page_that_is_loaded_again_has_what_it_had(visitors, tuned, monkeypatch):
+    monkeypatch.setattr(own_module, "REJOIN_SECONDS", 0.3)
+    visitor = visitors.of("before")
+    path = visitor.models.add(tuned).path
+    assert visitors.rejoin("before", "copy") is None  # its page is still open
+    assert visitors.rejoin("before", "before") is None
+    assert visitors.rejoin("nobody", "after") is None
+    visitors.of("owner").models.add(tuned)
+    threading.Timer(0.1, visitors.away, ["before"]).start()
+    empty = visitors.of("after")
+    assert visitors.rejoin("before", "after") is visitor
+    assert not empty.folder.exists()
+    assert visitors.known("before") is None
+    assert visitors.library("after") is visitor.models
+    assert visitor.farewell is None
+    visitors.away("before")  # which comes late
+    assert path.exists()
+    visitors.away("after")
+    assert visitors.rejoin("after", "owner") is None  # who has models
+    assert visitors.rejoin("after", "again") is visitor
+
+
 def damage(kind: str, tensors: dict) -> dict:
     key = next(iter(tensors))
     if kind == "key":

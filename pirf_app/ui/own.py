@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,6 +29,7 @@ MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
 MAX_VISITORS = 200
 KEEP_SECONDS = 3600.0  # after a page lost touch: it may come back
+REJOIN_SECONDS = 5.0  # that a page which is loaded again waits for the server to miss the old one
 LOADED = 8  # models of visitors that are kept in memory
 NAME = re.compile(r"[\w .+-]+")
 
@@ -233,6 +235,26 @@ class Visitors:
             visitor.farewell = threading.Timer(KEEP_SECONDS, self.forget, [session])
             visitor.farewell.daemon = True
             visitor.farewell.start()
+
+    def rejoin(self, before: str, session: str) -> Visitor | None:
+        """The visitor of session `before` as that of `session`: a page that is loaded again, or comes back from signing
+        in, is a new session. None where there is no such visitor, or its page stays open: this one is a copy of it."""
+        end = time.monotonic() + REJOIN_SECONDS
+        while before != session:
+            with self._lock:
+                found, empty = self._known.get(before), self._known.get(session)
+                if found is None or (empty is not None and not empty.has_nothing):
+                    break
+                if found.farewell is not None:
+                    self._known[session] = self._known.pop(before)
+                    found.stay()
+                    if empty is not None:
+                        empty.leave()
+                    return found
+            if time.monotonic() > end:
+                break
+            time.sleep(0.1)
+        return None
 
     def forget(self, session: str | None) -> None:
         """Deletes what a session had."""

@@ -62,7 +62,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
                 tab = CompareTab(visitors, lanes, first_view)
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
                 training = TrainTab(visitors, lanes, tab.controls)
-                training.open(train_tab)
+                training.open(demo, train_tab)
             with gr.Tab("Models", id="models") as models:
                 listed = ModelsTab(visitors, library, lanes)
         chosen = tab.controls

@@ -31,6 +31,9 @@ INTO_VIEW = """() => {
     const head = document.querySelector("#train-head");
     if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
 }"""
+# The session that this page of the browser's was before it was loaded again; some browsers forbid to keep anything.
+BEFORE = "() => { try { return sessionStorage.getItem('pirf-session') || '' } catch { return '' } }"
+REMEMBER = "(session) => { try { sessionStorage.setItem('pirf-session', session) } catch {} }"
 FAILED = "the training failed; the server's log says why"
 
 
@@ -54,6 +57,7 @@ class TrainTab:
             with gr.Column(scale=4, elem_id="train-live"):
                 self.build_live()
         self.opened = gr.Textbox("", visible=False)
+        self.session = gr.Textbox("", visible=False)
         self.own.connect(self.controls.pde, self.controls.begin, self.overlay, compare)
         self.connect()
 
@@ -118,9 +122,13 @@ class TrainTab:
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
         self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
 
-    def open(self, tab: gr.Tab) -> None:
-        """At each visit of the tab the models are those of today; the first one fits the default preset to this
-        machine."""
+    def open(self, page: gr.Blocks, tab: gr.Tab) -> None:
+        """A page that is loaded again has what it had. At each visit of the tab the models are those of today; the
+        first one fits the default preset to this machine."""
+        back = [*self.live, *self.results, self.session]
+        loaded = page.load(self.on_back, self.session, back, js=BEFORE, concurrency_limit=16, **QUIET)
+        self.own.refresh(loaded.then)
+        loaded.then(None, self.session, None, js=REMEMBER, **PRIVATE)
         controls = self.controls
         outputs = [*controls.fields.values(), controls.preset, controls.estimate, self.opened]
         tab.select(self.on_open, [self.opened, *controls.inputs], outputs, **QUIET, **SETUP)
@@ -257,6 +265,15 @@ class TrainTab:
             return self.button_states(None)
         run.stop()
         return {self.head: train_parts.head(run)} | self.button_states(run)
+
+    def on_back(self, before: str, request: gr.Request) -> Iterator[dict]:
+        """A page that is loaded again has the models and the run of the session that it was `before`."""
+        visitor = self.visitors.rejoin(str(before), request.session_hash) if before else None
+        while visitor and visitor.run and visitor.run.going:  # it is on its way to a stop since the page was left
+            yield self.now(visitor)
+            time.sleep(SHOW_SECONDS)
+        shown = self.now(visitor) | self.end(visitor) if visitor and visitor.run else {}
+        yield shown | {self.session: request.session_hash}
 
     def on_reset(self, request: gr.Request):
         """Clears the page of the run; the models that it made stay."""
