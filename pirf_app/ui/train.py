@@ -34,6 +34,10 @@ INTO_VIEW = """() => {
 # The session that this page of the browser's was before it was loaded again; some browsers forbid to keep anything.
 BEFORE = "() => { try { return sessionStorage.getItem('pirf-session') || '' } catch { return '' } }"
 REMEMBER = "(session) => { try { sessionStorage.setItem('pirf-session', session) } catch {} }"
+STOPPING = """() => {
+    const pill = document.querySelector("#train-head .pill");
+    if (pill) pill.textContent = "Stopping";
+}"""
 FAILED = "the training failed; the server's log says why"
 
 
@@ -113,11 +117,12 @@ class TrainTab:
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
-            running = before.then(self.on_run, None, outputs, **QUIET, **TRAIN)
+            # A run may be resumed while its last words are on their way: `claim` lets each of them work once.
+            running = before.then(self.on_run, None, outputs, trigger_mode="multiple", **QUIET, **TRAIN)
             self.own.refresh(running.then)
             before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
         self.own.refresh(begun.then)
-        self.stop.click(self.on_stop, None, [self.head, *self.buttons], queue=False, **QUIET)
+        self.stop.click(self.on_stop, None, [self.head, *self.buttons], queue=False, js=STOPPING, **QUIET)
         self.reset.click(self.on_reset, None, outputs, queue=False, **QUIET)
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
         self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
@@ -207,7 +212,9 @@ class TrainTab:
         except Exception:
             log.exception("a run failed")
             run.message = FAILED
-        yield self.now(visitor) | self.end(visitor)
+        yield self.now(visitor)
+        if not run.going:  # it may have been resumed at once
+            yield self.end(visitor)
 
     def now(self, visitor: Visitor) -> dict:
         """The run as it stands."""
@@ -264,6 +271,8 @@ class TrainTab:
         if run is None:
             return self.button_states(None)
         run.stop()
+        if run.going:  # it tells the rest itself, and may do so before this answer is there
+            return {self.stop: gr.update(interactive=False)}
         return {self.head: train_parts.head(run)} | self.button_states(run)
 
     def on_back(self, before: str, request: gr.Request) -> Iterator[dict]:

@@ -95,13 +95,12 @@ class TrainingRun:
             self.history.clock.clear()
             self.phase = "drawing"
             yield
-            for events in lanes.slices(gpu_training.events(self.tuning)):
+            for events in lanes.slices(self.while_wanted(gpu_training.events(self.tuning))):
                 for event in events:
                     self.take(event)
-                self.look(lanes)
-                if not self.wanted:
-                    break
-                yield
+                if self.wanted:
+                    self.look(lanes)
+                    yield
             self.outcome = "complete" if self.wanted else "stopped"
         except DivergedError as error:
             kept = f"the last finite state, of update {self.tuning.update}, is kept"
@@ -112,6 +111,13 @@ class TrainingRun:
         except Exception:
             self.outcome = "failed"
             raise
+
+    def while_wanted(self, events: Iterator[Any]) -> Iterator[Any]:
+        """`events` up to the first one after `stop`."""
+        for event in events:
+            yield event
+            if not self.wanted:
+                return
 
     @contextmanager
     def finishing(self, lanes: Lanes, own: OwnModels) -> Iterator[None]:
