@@ -67,15 +67,14 @@ def floors(pde_name: str, resolution: int, n: int) -> dict:
 
 def flags(row: dict, first: dict, floor: dict, same: float = SAME) -> list[str]:
     """What is suspicious about a row, against the first method's row and the data floor: a gain that is not one.
-    Ratios within `same` of 1 are no difference."""
+    Ratios of the forward-solve error within `same` of 1 are no difference."""
     found = []
     if row["residual_rms"] < 0.98 * floor["residual_rms"]:
         found.append("below the data floor")
-    better, worse = 1 - same, 1 + same
-    if row["residual_rms"] < better * first["residual_rms"]:
-        if row["solve_error_median"] > worse * first["solve_error_median"]:
+    if row["residual_rms"] < (1 - SAME) * first["residual_rms"]:
+        if row["solve_error_median"] > (1 + same) * first["solve_error_median"]:
             found.append("residual falls while forward-solve error rises")
-        if "second_residual_rms" in row and row["second_residual_rms"] > worse * first["second_residual_rms"]:
+        if "second_residual_rms" in row and row["second_residual_rms"] > (1 + SAME) * first["second_residual_rms"]:
             found.append("residual falls by one stencil while it rises by another")
     if row.get("diversity") is not None and row["diversity"] < LOST * first["diversity"]:
         found.append("diversity lost")

@@ -88,6 +88,9 @@ def test_a_short_run_holds_the_error_where_it_cannot_be_learned():
     assert preset("2m", tiny_base("darcy"), SLOW, hold=0.0, error_weight=2.0).error_weight == 2.0
     assert preset("2m", tiny_base("darcy"), SLOW, norm="plain").hold == 0  # the paper's reward and nothing else
     assert preset("10m", tiny_base("darcy"), SLOW).hold == 0
+    tuned = tiny_base("darcy")
+    tuned = replace(tuned, info=replace(tuned.info, parent="ab" * 32, handover=0.1))
+    assert preset("2m", tuned, SLOW).hold == 0  # it would be pulled back to the baseline
     assert preset("2m", tiny_base("poisson"), SLOW).hold == 0
 
 

@@ -186,7 +186,7 @@ def test_nothing_that_is_no_part_of_the_app_goes_to_a_space():
     card = SpaceCard(plan.files["README.md"].decode())
     data = card.data.to_dict()
     pins = dict(line.split("==") for line in (publishing.ROOT / "requirements.txt").read_text().split())
-    assert data["sdk_version"] == pins["gradio"]
+    assert data["sdk_version"] == pins["gradio[oauth]"]
     assert (data["sdk"], data["app_file"], data["python_version"]) == ("gradio", "app.py", "3.12")
     assert data["models"] == data["preload_from_hub"] == [REPO]
     assert data["hf_oauth"] is True

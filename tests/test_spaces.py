@@ -129,6 +129,9 @@ def test_signing_in_is_offered_on_a_space_only(monkeypatch, tiny_library):
         monkeypatch.setenv(name, "x")
     assert not push.possible()  # gradio would look for the token of whoever runs the app, and end where there is none
     monkeypatch.setenv("SYSTEM", "spaces")
+    assert push.possible()
+    monkeypatch.delenv("OAUTH_SCOPES")
+    assert not push.possible()
 
 
 def test_a_run_is_pushed_with_the_visitors_token_and_only_to_their_account(tiny_library, tmp_path, monkeypatch):

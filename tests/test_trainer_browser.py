@@ -182,6 +182,8 @@ def test_a_page_that_is_loaded_again_has_its_run_and_its_models(visitor):
     page.click("#train-start")
     page.wait_for_function("parseInt(document.querySelector('.tile strong')?.innerText) > 3")
     page.reload()
+    page.wait_for_timeout(200)
+    page.reload()  # while the first one is still on its way
     page.get_by_role("tab", name="Train").click()
     wait_for_state(page, "Stopped")
     visitor.errors[:] = [text for text in visitor.errors if "abort" not in text and "errored out" not in text]
@@ -219,7 +221,7 @@ def test_who_has_to_wait_is_told_where_they_stand_and_two_runs_are_laid_over_eac
         first.leave()
         wait_for_state(page, "Complete")
     finally:
-        for place in others:
+        for place in (first, *others):
             place.leave()
 
     page.wait_for_selector("#overlay input")

@@ -140,25 +140,27 @@ def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors
 
 
 def test_a_page_that_is_loaded_again_has_what_it_had(visitors, tuned, monkeypatch):
-    monkeypatch.setattr(own_module, "REJOIN_SECONDS", 0.3)
     visitor = visitors.of("before")
     path = visitor.models.add(tuned).path
-    assert visitors.rejoin("before", "copy") is None  # its page is still open
-    assert visitors.rejoin("before", "before") is None
-    assert visitors.rejoin("nobody", "after") is None
-    visitors.of("owner").models.add(tuned)
-    threading.Timer(0.1, visitors.away, ["before"]).start()
-    empty = visitors.of("after")
+    threading.Timer(0.2, visitors.away, ["before"]).start()
     assert visitors.rejoin("before", "after") is visitor
-    assert not empty.folder.exists()
-    assert visitors.known("before") is None
+    visitors.away("before")  # which comes late
+    assert visitor.farewell is not None  # until the new page says something
     assert visitors.library("after") is visitor.models
     assert visitor.farewell is None
-    visitors.away("before")  # which comes late
-    assert path.exists()
     visitors.away("after")
-    assert visitors.rejoin("after", "owner") is None  # who has models
-    assert visitors.rejoin("after", "again") is visitor
+    assert visitors.rejoin("before", "third") is visitor  # loaded twice, before the browser knew of "after"
+    assert visitors.known("after") is None
+    assert path.exists()
+
+    monkeypatch.setattr(own_module, "REJOIN_SECONDS", 0.1)
+    visitors.of("third")
+    assert visitors.rejoin("third", "copy") is None  # its page is open
+    assert visitors.rejoin("nobody", "copy") is None
+    visitors.of("owner").models.add(tuned)
+    visitors.away("third")
+    assert visitors.rejoin("third", "owner") is None
+    assert visitors.rejoin("third", "fourth") is visitor
 
 
 def damage(kind: str, tensors: dict) -> dict:

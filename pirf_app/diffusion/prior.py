@@ -69,7 +69,7 @@ class ModePrior(nn.Module):
         self.box, size = box, channels * box**2
         self.register_buffer("mean_modes", torch.zeros(channels, resolution, resolution))
         self.register_buffer("variance", torch.ones(channels, resolution, resolution))
-        self.register_buffer("rotation", torch.eye(size))
+        self.register_buffer("rotation", torch.zeros(size, size).fill_diagonal_(1))
         rows, columns = (torch.stack([basis(pair[axis], resolution) for pair in bases]) for axis in (0, 1))
         self.register_buffer("rows", rows.float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)

@@ -16,10 +16,10 @@ BEST_BY = ("validation_solve_error", "validation_residual")
 class PirfConfig:
     """Recipe. `last_steps` is K; `trainable` a suffix of the network ("last", "highres", "decoder", "all");
     `pool_steps` the step counts whose trajectories the pool is drawn from, in turn; `error_weight` weighs the second
-    norm of the reward, `hold` the change of the samples in that norm, `anchor` that of the input channels (in units of
-    the linear denoiser's error), `drift` that of the weights (mean square); `ema` is the most that the weight average
-    keeps at an update (less early on); `chunk` how many samples are worked on between two events; `best_by` the
-    validation figure that says which state was the best."""
+    norm of the reward, `hold` the distance in that norm from the baseline's samples, `anchor` that of the input
+    channels (in units of the linear denoiser's error), `drift` the change of the weights (mean square); `ema` is the
+    most that the weight average keeps at an update (less early on); `chunk` how many samples are worked on between two
+    events; `best_by` the validation figure that says which state was the best."""
 
     updates: int = 900
     last_steps: int = 1

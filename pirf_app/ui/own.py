@@ -29,7 +29,7 @@ MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
 MAX_VISITORS = 200
 KEEP_SECONDS = 3600.0  # after a page lost touch: it may come back
-REJOIN_SECONDS = 5.0  # that a page which is loaded again waits for the server to miss the old one
+REJOIN_SECONDS = 10.0  # that a page which is loaded again waits for the server to miss the old one
 LOADED = 8  # models of visitors that are kept in memory
 NAME = re.compile(r"[\w .+-]+")
 
@@ -164,6 +164,7 @@ class Visitor:
         self.farewell: threading.Timer | None = None
         self.overlay: str | None = None  # the model whose curves are laid over those of the run
         self.listed: set[str] = set()  # methods that the Compare tab has offered already
+        self.former: set[str] = set()  # sessions that the visitor was before
 
     def leave(self) -> None:
         """Deletes everything."""
@@ -176,6 +177,12 @@ class Visitor:
         if self.farewell is not None:
             self.farewell.cancel()
             self.farewell = None
+
+    def new_page(self) -> None:
+        """Forgets what was chosen on the page: a new one begins with its own choices."""
+        self.overlay, self.listed = None, set()
+        if self.run is not None:
+            self.run.sample, self.run.shown = 0, -1
 
     def end_run(self) -> None:
         """Asks the training under way to end; what it has learned is kept."""
@@ -228,33 +235,40 @@ class Visitors:
 
     def away(self, session: str | None) -> None:
         """The page of a session was closed or lost touch: its training ends, and its models go unless it comes back."""
-        visitor = self._known.get(session or "")
-        if visitor:
-            visitor.end_run()
-            visitor.stay()
-            visitor.farewell = threading.Timer(KEEP_SECONDS, self.forget, [session])
-            visitor.farewell.daemon = True
-            visitor.farewell.start()
+        with self._lock:
+            visitor = self._known.get(session or "")
+            if visitor:
+                visitor.end_run()
+                self._expect(visitor, session or "")
+
+    def _expect(self, visitor: Visitor, session: str) -> None:
+        """Has the visitor forgotten after a while, unless `of` is asked for the session before."""
+        visitor.stay()
+        farewell = threading.Timer(KEEP_SECONDS, self.forget, [session])
+        farewell.daemon = True
+        farewell.start()
+        visitor.farewell = farewell
 
     def rejoin(self, before: str, session: str) -> Visitor | None:
         """The visitor of session `before` as that of `session`: a page that is loaded again, or comes back from signing
-        in, is a new session. None where there is no such visitor, or its page stays open: this one is a copy of it."""
+        in, is a new session. None where there is no such visitor, where its page stays open (this one is a copy of it),
+        or where something has been done in the new session already."""
         end = time.monotonic() + REJOIN_SECONDS
-        while before != session:
+        while True:
             with self._lock:
-                found, empty = self._known.get(before), self._known.get(session)
-                if found is None or (empty is not None and not empty.has_nothing):
-                    break
-                if found.farewell is not None:
-                    self._known[session] = self._known.pop(before)
-                    found.stay()
-                    if empty is not None:
-                        empty.leave()
-                    return found
+                at = next((name for name, known in self._known.items() if before in (name, *known.former)), None)
+                if at in (None, session) or session in self._known:
+                    return None
+                visitor = self._known[at]
+                if visitor.farewell is not None:
+                    self._known[session] = self._known.pop(at)
+                    visitor.former.add(at)
+                    visitor.new_page()
+                    self._expect(visitor, session)  # that page may be gone as well by now
+                    return visitor
             if time.monotonic() > end:
-                break
+                return None
             time.sleep(0.1)
-        return None
 
     def forget(self, session: str | None) -> None:
         """Deletes what a session had."""

@@ -62,7 +62,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
                 tab = CompareTab(visitors, lanes, first_view)
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
                 training = TrainTab(visitors, lanes, tab.controls)
-                training.open(demo, train_tab)
+                back = training.open(demo, train_tab)
             with gr.Tab("Models", id="models") as models:
                 listed = ModelsTab(visitors, library, lanes)
         chosen = tab.controls
@@ -70,6 +70,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         compare.select(chosen.on_return, shown, found, queue=False, **QUIET)
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
         gr.on([demo.load, models.select], listed.on_clock, None, now, queue=False, **QUIET)
+        back.then(listed.on_clock, None, now, queue=False, **QUIET)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)

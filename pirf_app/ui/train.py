@@ -117,7 +117,6 @@ class TrainTab:
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
-            # A run may be resumed while its last words are on their way: `claim` lets each of them work once.
             running = before.then(self.on_run, None, outputs, trigger_mode="multiple", **QUIET, **TRAIN)
             self.own.refresh(running.then)
             before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
@@ -127,17 +126,18 @@ class TrainTab:
         self.sample.input(self.on_sample, self.sample, [self.preview, self.figure], queue=False, **QUIET)
         self.overlay.input(self.on_overlay, self.overlay, self.curves, queue=False, **QUIET)
 
-    def open(self, page: gr.Blocks, tab: gr.Tab) -> None:
+    def open(self, page: gr.Blocks, tab: gr.Tab):
         """A page that is loaded again has what it had. At each visit of the tab the models are those of today; the
-        first one fits the default preset to this machine."""
+        first one fits the default preset to this machine. Returns the event of what is there again."""
         back = [*self.live, *self.results, self.session]
         loaded = page.load(self.on_back, self.session, back, js=BEFORE, concurrency_limit=16, **QUIET)
         self.own.refresh(loaded.then)
-        loaded.then(None, self.session, None, js=REMEMBER, **PRIVATE)
+        self.session.change(None, self.session, None, js=REMEMBER, **PRIVATE)
         controls = self.controls
         outputs = [*controls.fields.values(), controls.preset, controls.estimate, self.opened]
         tab.select(self.on_open, [self.opened, *controls.inputs], outputs, **QUIET, **SETUP)
         self.own.refresh(tab.select)
+        return loaded
 
     def on_open(self, request: gr.Request, opened: str, *values):
         if opened:
@@ -204,7 +204,7 @@ class TrainTab:
                         break
                     yield {self.head: train_parts.head(run, ahead)}
                 for _ in run.work(self.lanes):
-                    if time.monotonic() - shown >= SHOW_SECONDS:
+                    if time.monotonic() - shown >= SHOW_SECONDS or not run.wanted:
                         shown = time.monotonic()
                         yield self.now(visitor)
         except InputError as error:
@@ -212,9 +212,8 @@ class TrainTab:
         except Exception:
             log.exception("a run failed")
             run.message = FAILED
-        yield self.now(visitor)
-        if not run.going:  # it may have been resumed at once
-            yield self.end(visitor)
+        yield {self.head: train_parts.head(run)}
+        yield self.now(visitor) | self.end(visitor)
 
     def now(self, visitor: Visitor) -> dict:
         """The run as it stands."""
@@ -278,11 +277,12 @@ class TrainTab:
     def on_back(self, before: str, request: gr.Request) -> Iterator[dict]:
         """A page that is loaded again has the models and the run of the session that it was `before`."""
         visitor = self.visitors.rejoin(str(before), request.session_hash) if before else None
+        yield {self.session: request.session_hash}
         while visitor and visitor.run and visitor.run.going:  # it is on its way to a stop since the page was left
             yield self.now(visitor)
             time.sleep(SHOW_SECONDS)
-        shown = self.now(visitor) | self.end(visitor) if visitor and visitor.run else {}
-        yield shown | {self.session: request.session_hash}
+        if visitor and visitor.run:
+            yield self.now(visitor) | self.end(visitor)
 
     def on_reset(self, request: gr.Request):
         """Clears the page of the run; the models that it made stay."""

@@ -100,7 +100,7 @@ class TrainingRun:
                     self.take(event)
                 if self.wanted:
                     self.look(lanes)
-                    yield
+                yield
             self.outcome = "complete" if self.wanted else "stopped"
         except DivergedError as error:
             kept = f"the last finite state, of update {self.tuning.update}, is kept"
