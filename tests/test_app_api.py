@@ -18,6 +18,7 @@ from pirf_app.exports import read_npz
 from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
+from pirf_app.ui.lane import Lanes
 from pirf_app.ui.models import warm_up
 
 OFFERED = [name for name in pde_names() if Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)).methods(name)]
@@ -266,7 +267,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_loaded_ahead(tiny_fold
         loaded.append(load(*asked).info.pde)
 
     models.load = watched
-    warm_up(models, 0)
+    warm_up(models, 0, Lanes())
     for thread in threading.enumerate():
         if thread.name == "warm-up":
             thread.join()

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import threading
+from functools import partial
 
 from ..checkpoints import CheckpointError, file_sha256, read_info
 from ..comparison import available
@@ -10,6 +11,7 @@ from ..diffusion.sampler import Schedule
 from ..library import Library
 from ..pdes import pde_names
 from ..pdes.base import InputError
+from .lane import Lanes
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,10 @@ def problems(library: Library) -> list[str]:
     return found
 
 
-def warm_up(library: Library, seconds: float) -> None:
-    """Loads every checkpoint, strictly, in the background after so many seconds, so that nobody has to wait for that;
-    logs what cannot be used. Ends before the process does: torch aborts if it is cut off at work."""
+def warm_up(library: Library, seconds: float, lanes: Lanes) -> None:
+    """Loads every checkpoint, strictly, in the background after so many seconds, each in a turn of the lane, so that
+    nobody has to wait for that; logs what cannot be used. Ends before the process does: torch aborts if it is cut off
+    at work."""
     stop = threading.Event()
 
     def work() -> None:
@@ -63,7 +66,7 @@ def warm_up(library: Library, seconds: float) -> None:
             if stop.is_set():
                 return
             try:
-                library.load(entry["pde"], entry["method"], entry["resolution"])
+                lanes.do(partial(library.load, entry["pde"], entry["method"], entry["resolution"]))
             except InputError as error:
                 log.warning("%s", error)
 

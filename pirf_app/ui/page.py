@@ -29,7 +29,7 @@ HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
 <p>Diffusion models draw fields that should solve a partial differential equation. See how far each is from doing so:
 a baseline and its fine-tuned twin, from the same noise, next to a real solver.
 <a href="{PAPER}" target="_blank" rel="noopener">Paper</a></p>"""
-WARM_UP = 2.0  # seconds that the page has for itself before models are loaded
+WARM_UP = 5.0  # seconds that the page has for itself before models are loaded
 AT_ONCE = 8  # visitors who compute on a shared GPU
 SESSIONS = 200  # whose results are kept in memory
 
@@ -80,7 +80,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
     if repository := os.environ.get("PIRF_MODEL_REPO"):
         library.follow(repository)
     if not gpu.spaces:  # a process for a shared GPU is a copy of this one: threads at work then could leave locks shut
-        warm_up(library.bundled, WARM_UP)
+        warm_up(library.bundled, WARM_UP, lanes)
     return demo.queue(max_size=64)
 
 
