@@ -20,6 +20,7 @@ from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.lane import Lanes
 from pirf_app.ui.models import warm_up
+from pirf_app.ui.page import usable_cores
 
 OFFERED = [name for name in pde_names() if Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)).methods(name)]
 
@@ -273,3 +274,12 @@ def test_one_bad_file_does_not_keep_the_others_from_being_loaded_ahead(tiny_fold
             thread.join()
     assert set(loaded) == {file.partition("-")[0] for file in others}
     assert bad in caplog.text
+
+
+def test_the_app_takes_no_more_cores_than_it_may(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    every = usable_cores()
+    assert 1 <= every <= os.cpu_count()
+    for asked, used in (("1", 1), ("999", every), ("0", 1), ("many", every)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert usable_cores() == used

@@ -35,11 +35,14 @@ SESSIONS = 200  # whose results are kept in memory
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: a container's quota can be far below what the machine has."""
+    """Cores that this process may use: a container's quota can be far below what the machine has, and OMP_NUM_THREADS
+    asks for fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
+    with contextlib.suppress(KeyError, ValueError):
+        cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])))
     return cores
 
 
