@@ -246,6 +246,11 @@ def test_flags_that_are_not_due():
     assert flags(GOOD | {"diversity": None}, ROW_OF_BASE, floor) == []
     short = {key: GOOD[key] for key in ("residual_rms", "solve_error_median")}
     assert flags(short, {key: ROW_OF_BASE[key] for key in short}, floor) == []
+    # With few samples the error scatters, and nothing else.
+    rising = GOOD | {"solve_error_median": 1.05 * ROW_OF_BASE["solve_error_median"]}
+    assert (len(flags(rising, ROW_OF_BASE, floor)), flags(rising, ROW_OF_BASE, floor, 0.1)) == (1, [])
+    slight = rising | {"residual_rms": 0.95 * ROW_OF_BASE["residual_rms"]}
+    assert len(flags(slight, ROW_OF_BASE, floor, 0.04)) == 1
     every = {"residual_rms": 1e-4, "second_residual_rms": 9.0, "solve_error_median": 0.9, "diversity": 0.0}
     assert len(flags(every, ROW_OF_BASE, floor)) == 4
 

@@ -11,7 +11,7 @@ from ..pdes.base import InputError
 from . import parts, train_parts
 from .charts import HOVER
 from .compare_controls import CompareControls
-from .events import PRIVATE, QUIET, SETUP
+from .events import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from .figures import plotly_grid
 from .history import History, charts
 from .lane import Lanes, queued
@@ -26,18 +26,6 @@ log = logging.getLogger(__name__)
 
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
 SHOW_SECONDS = 0.5
-# On a narrow page the run is far below the button.
-INTO_VIEW = """() => {
-    const head = document.querySelector("#train-head");
-    if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
-}"""
-# The session that this page of the browser's was before it was loaded again; some browsers forbid to keep anything.
-BEFORE = "() => { try { return sessionStorage.getItem('pirf-session') || '' } catch { return '' } }"
-REMEMBER = "(session) => { try { sessionStorage.setItem('pirf-session', session) } catch {} }"
-STOPPING = """() => {
-    const pill = document.querySelector("#train-head .pill");
-    if (pill) pill.textContent = "Stopping";
-}"""
 FAILED = "the training failed; the server's log says why"
 
 
@@ -117,6 +105,7 @@ class TrainTab:
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
+            # A run may be resumed while the page has not heard the last of it; `claim` lets it work once.
             running = before.then(self.on_run, None, outputs, trigger_mode="multiple", **QUIET, **TRAIN)
             self.own.refresh(running.then)
             before.then(None, None, None, js=INTO_VIEW, **PRIVATE)
@@ -278,11 +267,12 @@ class TrainTab:
         """A page that is loaded again has the models and the run of the session that it was `before`."""
         visitor = self.visitors.rejoin(str(before), request.session_hash) if before else None
         yield {self.session: request.session_hash}
-        while visitor and visitor.run and visitor.run.going:  # it is on its way to a stop since the page was left
+        if visitor is None or visitor.run is None:
+            return
+        while visitor.run.going:  # it is on its way to a stop since the page was left
             yield self.now(visitor)
             time.sleep(SHOW_SECONDS)
-        if visitor and visitor.run:
-            yield self.now(visitor) | self.end(visitor)
+        yield self.now(visitor) | self.end(visitor)
 
     def on_reset(self, request: gr.Request):
         """Clears the page of the run; the models that it made stay."""
