@@ -139,28 +139,32 @@ def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors
     assert sampling.folder.exists()
 
 
-def test_a_page_that_is_loaded_again_has_what_it_had(visitors, tuned, monkeypatch):
+def test_a_page_that_is_loaded_again_has_what_it_had(visitors, tuned):
     visitor = visitors.of("before")
     path = visitor.models.add(tuned).path
-    threading.Timer(0.2, visitors.away, ["before"]).start()
-    assert visitors.rejoin("before", "after") is visitor
+    visitor.run = SimpleNamespace(going=True, stopped=False, sample=3)
+    visitor.run.stop = lambda: setattr(visitor.run, "stopped", True)
+    assert visitors.rejoin("before", "after", 1.0) is visitor
+    assert visitor.run.stopped
+    assert visitor.run.sample == 0
     visitors.away("before")  # which comes late
     assert visitor.farewell is not None  # until the new page says something
     assert visitors.library("after") is visitor.models
     assert visitor.farewell is None
-    visitors.away("after")
-    assert visitors.rejoin("before", "third") is visitor  # loaded twice, before the browser knew of "after"
-    assert visitors.known("after") is None
     assert path.exists()
-
-    monkeypatch.setattr(own_module, "REJOIN_SECONDS", 0.1)
-    visitors.of("third")
-    assert visitors.rejoin("third", "copy") is None  # its page is open
-    assert visitors.rejoin("nobody", "copy") is None
+    assert visitors.rejoin("nobody", "other", 2.0) is None
     visitors.of("owner").models.add(tuned)
-    visitors.away("third")
-    assert visitors.rejoin("third", "owner") is None
-    assert visitors.rejoin("third", "fourth") is visitor
+    assert visitors.rejoin("after", "owner", 2.0) is None
+
+
+def test_of_pages_loaded_in_a_row_the_last_one_has_the_visitor(visitors):
+    visitor = visitors.of("first")
+    assert visitors.rejoin("first", "third", 3.0) is visitor  # before the browser knew of "second"
+    assert visitors.rejoin("first", "second", 2.0) is None  # which asks late
+    assert visitors.known("second") is None
+    assert visitors.known("third") is visitor
+    assert visitors.rejoin("second", "fourth", 4.0) is None  # it never was that one
+    assert visitors.rejoin("first", "fourth", 4.0) is visitor
 
 
 def damage(kind: str, tensors: dict) -> dict:

@@ -11,10 +11,21 @@ INTO_VIEW = """() => {
     const head = document.querySelector("#train-head");
     if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
 }"""
-# The session that this page of the browser's was before it was loaded again; some browsers forbid to keep anything.
-BEFORE = "() => { try { return sessionStorage.getItem('pirf-session') || '' } catch { return '' } }"
-REMEMBER = "(session) => { try { sessionStorage.setItem('pirf-session', session) } catch {} }"
+# A page that is left says so to the one that comes after it in the same tab: which session it was, or, where it had not
+# heard of its own, which one it came after. A copy of an open page finds nothing. Some browsers forbid to keep anything.
+BEFORE = """() => {
+    try {
+        window.pirfSession = sessionStorage.getItem("pirf-left") || "";
+        sessionStorage.removeItem("pirf-left");
+        window.addEventListener("pagehide", () => sessionStorage.setItem("pirf-left", window.pirfSession));
+        return [window.pirfSession, performance.timeOrigin];
+    } catch {
+        return ["", 0];
+    }
+}"""
+REMEMBER = "(session) => { window.pirfSession = session }"
 STOPPING = """() => {
     const pill = document.querySelector("#train-head .pill");
     if (pill) pill.textContent = "Stopping";
 }"""
+NO_PRESET = "() => null"  # what is entered is no preset's recipe any more, and Start may be pressed at once

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,7 +28,6 @@ MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
 MAX_VISITORS = 200
 KEEP_SECONDS = 3600.0  # after a page lost touch: it may come back
-REJOIN_SECONDS = 10.0  # that a page which is loaded again waits for the server to miss the old one
 LOADED = 8  # models of visitors that are kept in memory
 NAME = re.compile(r"[\w .+-]+")
 
@@ -165,6 +163,7 @@ class Visitor:
         self.overlay: str | None = None  # the model whose curves are laid over those of the run
         self.listed: set[str] = set()  # methods that the Compare tab has offered already
         self.former: set[str] = set()  # sessions that the visitor was before
+        self.opened = 0.0  # when the browser loaded the page that took over from those, in milliseconds
 
     def leave(self) -> None:
         """Deletes everything."""
@@ -178,9 +177,10 @@ class Visitor:
             self.farewell.cancel()
             self.farewell = None
 
-    def new_page(self) -> None:
-        """Forgets what was chosen on the page: a new one begins with its own choices."""
-        self.overlay, self.listed = None, set()
+    def new_page(self, opened: float) -> None:
+        """Forgets what was chosen on the page: a new one begins with its own choices, and without the training."""
+        self.overlay, self.listed, self.opened = None, set(), opened
+        self.end_run()
         if self.run is not None:
             self.run.sample, self.run.shown = 0, -1
 
@@ -249,26 +249,20 @@ class Visitors:
         farewell.start()
         visitor.farewell = farewell
 
-    def rejoin(self, before: str, session: str) -> Visitor | None:
+    def rejoin(self, before: str, session: str, opened: float) -> Visitor | None:
         """The visitor of session `before` as that of `session`: a page that is loaded again, or comes back from signing
-        in, is a new session. None where there is no such visitor, where its page stays open (this one is a copy of it),
-        or where something has been done in the new session already."""
-        end = time.monotonic() + REJOIN_SECONDS
-        while True:
-            with self._lock:
-                at = next((name for name, known in self._known.items() if before in (name, *known.former)), None)
-                if at in (None, session) or session in self._known:
-                    return None
-                visitor = self._known[at]
-                if visitor.farewell is not None:
-                    self._known[session] = self._known.pop(at)
-                    visitor.former.add(at)
-                    visitor.new_page()
-                    self._expect(visitor, session)  # that page may be gone as well by now
-                    return visitor
-            if time.monotonic() > end:
+        in, is a new session; its training is on its way to an end. `opened` is when that was, in milliseconds: of
+        several pages loaded in a row the last one has the visitor, in whatever order they ask. None where there is no
+        such visitor, or where something has been done in the new session already."""
+        with self._lock:
+            at = next((name for name, known in self._known.items() if before in (name, *known.former)), None)
+            if at is None or session in self._known or opened <= self._known[at].opened:
                 return None
-            time.sleep(0.1)
+            visitor = self._known[session] = self._known.pop(at)
+            visitor.former.add(at)
+            visitor.new_page(opened)
+            self._expect(visitor, session)  # that page may be gone as well by now
+        return visitor
 
     def forget(self, session: str | None) -> None:
         """Deletes what a session had."""

@@ -15,7 +15,7 @@ from . import gpu_training
 from .lane import Lanes
 
 LIMIT_SECONDS = 3600.0
-SPEED_LASTS = 120.0  # seconds
+SPEED_LASTS, JUST_NOW = 120.0, 10.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
 KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "norm", "best_by", "seed")
@@ -73,20 +73,24 @@ class Recipes:
         self.lanes = lanes
         self._speeds: dict[tuple, tuple[float, Speed]] = {}
 
-    def speed(self, base: Checkpoint, method: str, config: Any) -> Speed:
+    def speed(self, base: Checkpoint, method: str, config: Any, lasts: float = SPEED_LASTS) -> Speed:
+        """The speed for a recipe, as measured no longer ago than `lasts` seconds."""
         key = (base.sha256, method, config.trainable, config.last_steps)
         known = self._speeds.get(key)
-        if known is None or time.monotonic() - known[0] > SPEED_LASTS:
+        if known is None or time.monotonic() - known[0] > lasts:
             known = time.monotonic(), self.lanes.do(lambda: gpu_training.speed(base, config, method))
             self._speeds[key] = known
         return known[1]
 
-    def preset(self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any]) -> Any:
-        """The recipe that fits the time which `name` stands for, with what presets leave alone as in `values`."""
+    def preset(
+        self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any], lasts: float = SPEED_LASTS
+    ) -> Any:
+        """The recipe that fits the time which `name` stands for at a speed as of `speed`, with what presets leave alone
+        as in `values`."""
         kept = config_of(method, {k: values.get(k) for k in self.kept(base)})
         kept = {k: getattr(kept, k) for k in self.kept(base) if hasattr(kept, k)}
         first = preset(name, base, Speed(1, 1, 1, 0), **kept)
-        return preset(name, base, self.speed(base, method, first), **kept)
+        return preset(name, base, self.speed(base, method, first, lasts), **kept)
 
     @staticmethod
     def kept(base: Checkpoint) -> Iterable[str]:

@@ -3,21 +3,24 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 import gradio as gr
 from gradio.components.plot import PlotData
 
+from ..checkpoints import Checkpoint
 from ..pdes.base import InputError
 from . import parts, train_parts
 from .charts import HOVER
 from .compare_controls import CompareControls
-from .events import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
+from .events import BEFORE, INTO_VIEW, NO_PRESET, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from .figures import plotly_grid
 from .history import History, charts
 from .lane import Lanes, queued
 from .own import Visitor, Visitors
 from .own_panel import NO_OVERLAY, OwnPanel
-from .recipes import Recipes, config_of
+from .recipes import JUST_NOW, Recipes, config_of
 from .start import begin_choices, prepare
 from .train_controls import TrainControls
 from .training import PREVIEW_SAMPLES, TrainingRun
@@ -49,7 +52,7 @@ class TrainTab:
             with gr.Column(scale=4, elem_id="train-live"):
                 self.build_live()
         self.opened = gr.Textbox("", visible=False)
-        self.session = gr.Textbox("", visible=False)
+        self.session, self.loaded_at = gr.Textbox("", visible=False), gr.Number(0, visible=False)
         self.own.connect(self.controls.pde, self.controls.begin, self.overlay, compare)
         self.connect()
 
@@ -100,8 +103,10 @@ class TrainTab:
         again = [controls.preset.input, controls.begin.input, controls.method.input]
         gr.on(again, self.on_preset, controls.inputs, recipe, **setup)
         changed = [component.input for component in controls.fields.values()]
-        gr.on(changed, self.on_estimate, controls.inputs, [controls.preset, controls.estimate], **setup)
-        begun = self.start.click(self.on_start, [*controls.inputs, controls.name], self.live, **QUIET, **SETUP)
+        gr.on(changed, None, None, controls.preset, js=NO_PRESET, **PRIVATE)
+        gr.on(changed, self.on_estimate, controls.inputs, controls.estimate, **setup)
+        started = [*self.live, *recipe]
+        begun = self.start.click(self.on_start, [*controls.inputs, controls.name], started, **QUIET, **SETUP)
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
@@ -118,8 +123,8 @@ class TrainTab:
     def open(self, page: gr.Blocks, tab: gr.Tab):
         """A page that is loaded again has what it had. At each visit of the tab the models are those of today; the
         first one fits the default preset to this machine. Returns the event of what is there again."""
-        back = [*self.live, *self.results, self.session]
-        loaded = page.load(self.on_back, self.session, back, js=BEFORE, concurrency_limit=16, **QUIET)
+        back, asked = [*self.live, *self.results, self.session], [self.session, self.loaded_at]
+        loaded = page.load(self.on_back, asked, back, js=BEFORE, concurrency_limit=16, **QUIET)
         self.own.refresh(loaded.then)
         self.session.change(None, self.session, None, js=REMEMBER, **PRIVATE)
         controls = self.controls
@@ -147,31 +152,43 @@ class TrainTab:
             return self.on_estimate(request, *values)
         try:
             base = self.visitors.library(request.session_hash).load(pde, begin)
-            config = self.recipes.preset(preset, base, method, fields)
-            found = self.recipes.estimate(base, method, config)
+            return self.fitted(base, method, self.recipes.preset(preset, base, method, fields))
         except InputError as error:
             return {self.controls.estimate: parts.problem(error)}
-        return self.controls.show(config) | {self.controls.estimate: train_parts.estimate(found, config)}
+
+    def fitted(self, base: Checkpoint, method: str, config: Any) -> dict:
+        """A preset's recipe in the controls, and what it takes."""
+        found = train_parts.estimate(self.recipes.estimate(base, method, config), config)
+        return self.controls.show(config) | {self.controls.estimate: found}
 
     def on_estimate(self, request: gr.Request, *values):
-        """What the recipe in the controls takes; it is no preset's any more."""
+        """What the recipe in the controls takes."""
         pde, begin, method, _, fields = self.controls.read(values)
         try:
             base, config = self.visitors.library(request.session_hash).load(pde, begin), config_of(method, fields)
             text = train_parts.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:
             text = parts.problem(error)
-        return {self.controls.preset: None, self.controls.estimate: text}
+        return {self.controls.estimate: text}
 
-    def on_start(self, request: gr.Request, *values):
+    def on_start(self, request: gr.Request, *values) -> Iterator[dict]:
+        """Gets a run ready. A preset is fitted to what this machine does now: when it was chosen, the page itself may
+        have kept the machine busy."""
         *values, name = values
-        pde, begin, method, _, fields = self.controls.read(values)
+        pde, begin, method, preset, fields = self.controls.read(values)
         visitor = self.visitors.of(request.session_hash)
+        fitted = {}
         try:
+            if preset and not visitor.training:
+                yield {self.head: train_parts.MEASURING, self.start: gr.update(interactive=False)}
+                base = visitor.models.load(pde, begin)
+                config = self.recipes.preset(preset, base, method, fields, JUST_NOW)
+                fields, fitted = asdict(config), self.fitted(base, method, config)
             prepare(visitor, self.recipes, pde, begin, method, fields, name)
+            yield self.now(visitor) | fitted
         except InputError as error:
-            return {self.head: parts.problem(error) + (train_parts.head(visitor.run) if visitor.run else "")}
-        return self.now(visitor)
+            head = train_parts.head(visitor.run) if visitor.run else ""
+            yield {self.head: parts.problem(error) + head} | self.button_states(visitor.run)
 
     def on_resume(self, request: gr.Request):
         visitor = self.visitors.of(request.session_hash)
@@ -263,9 +280,9 @@ class TrainTab:
             return {self.stop: gr.update(interactive=False)}
         return {self.head: train_parts.head(run)} | self.button_states(run)
 
-    def on_back(self, before: str, request: gr.Request) -> Iterator[dict]:
+    def on_back(self, before: str, loaded_at: float, request: gr.Request) -> Iterator[dict]:
         """A page that is loaded again has the models and the run of the session that it was `before`."""
-        visitor = self.visitors.rejoin(str(before), request.session_hash) if before else None
+        visitor = self.visitors.rejoin(str(before), request.session_hash, loaded_at) if before else None
         yield {self.session: request.session_hash}
         if visitor is None or visitor.run is None:
             return

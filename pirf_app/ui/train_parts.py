@@ -16,6 +16,7 @@ NOTHING = """<div class="empty"><b>No run yet.</b> Choose how long it may take a
 tuned with the physics reward; you see reward, residual and forward-solve error from the first update on, and samples
 from the same noise before and after. What it learns is yours: compare it with the others, download it, go on from it.
 </div>"""
+MEASURING = '<div class="caption">Measuring this machine, to fit the run to the time …</div>'
 PILLS = {
     "waiting": ("Waiting", ""),
     "drawing": ("Preparing", "going"),
