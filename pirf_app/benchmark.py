@@ -10,8 +10,9 @@ import torch
 
 from .checkpoints import Checkpoint
 from .evaluation import draw_fields, environment
+from .methods.config import PirfConfig
+from .methods.events import TuningStep
 from .methods.pirf import PirfTuning
-from .methods.pirf_config import PirfConfig, PirfStep
 from .parallel import alone_on
 
 UPDATES = 3  # timed ones, after one that is not
@@ -91,7 +92,7 @@ def fine_tuning(checkpoint: Checkpoint, last_steps: int, trainable: str, batch: 
         validation=1,
     )
     run = PirfTuning(checkpoint, config, alone_on(device))
-    events = (event for event in run.run() if isinstance(event, PirfStep))
+    events = (event for event in run.run() if isinstance(event, TuningStep))
     while next(events).update < 1:
         pass
     synchronise(device)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,8 @@ from .cli_parts import check_folder, say, state_beside, whole_numbers
 from .diffusion.network import SUFFIXES
 from .diffusion.run_state import check_interval, run_with_saves
 from .library import Library
+from .methods.config import BEST_BY, TuningConfig
+from .methods.events import DivergedError, Event, PoolStep, TuningStep
 from .methods.finetuning import (
     METHODS,
     PRESETS,
@@ -24,20 +26,24 @@ from .methods.finetuning import (
     measure_speed,
 )
 from .methods.finetuning import preset as preset_config
-from .methods.pirf_config import BEST_BY, DivergedError, PirfConfig, PirfStep, PoolStep
 from .methods.rewards import NORMS
-from .methods.tuning import STATES, Event
+from .methods.tuning import STATES
 from .parallel import team
 from .pdes import InputError, pde_names
 
-_DEFAULT = PirfConfig()
+SETTINGS = {name for method in METHODS.values() for name in method.settings}
 
 
-def option(name: str, text: str) -> Any:
-    """A setting of the recipe: without it, what the preset chooses, else the default."""
-    default = getattr(_DEFAULT, name)
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return typer.Option(help=f"{text} (default: {shown})".strip())
+def option(name: str, text: str, *flags: str) -> Any:
+    """A setting of the recipe: without it, what the preset chooses, else the default of each method that has it."""
+    found = {}
+    for method in METHODS.values():
+        if name in method.settings:
+            default = getattr(method.config, name)
+            found[method.title] = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    same = len(found) == len(METHODS) and len(set(found.values())) == 1
+    shown = next(iter(found.values())) if same else ", ".join(f"{title} {value}" for title, value in found.items())
+    return typer.Option(*flags, help=f"{text} (default: {shown})".strip())
 
 
 class EventLog:
@@ -69,7 +75,7 @@ class Tracker:
         self.trackio = trackio
         trackio.init(project="pirf", name=name, config=config, resume="allow" if resume else "never")
 
-    def write(self, event: PirfStep) -> None:
+    def write(self, event: TuningStep) -> None:
         figures = {k: v for k, v in asdict(event).items() if isinstance(v, float) and math.isfinite(v)}
         self.trackio.log(figures, step=event.update)
 
@@ -88,11 +94,10 @@ def finetune(
         str | None, typer.Option(help=f"{', '.join(PRESETS)}: what fits that time at this machine's speed")
     ] = None,
     updates: Annotated[int | None, option("updates", "updates, over which the learning rate decays")] = None,
-    pool: Annotated[int | None, option("pool", "trajectories to draw")] = None,
+    pool: Annotated[int | None, option("pool", "trajectories (PIRF) or solver fields (PIDM) to draw")] = None,
     pool_steps: Annotated[str | None, option("pool_steps", "sampler steps of those trajectories")] = None,
     last_steps: Annotated[
-        int | None,
-        typer.Option("--last-steps", "-k", help=f"steps to back-propagate through (default: {_DEFAULT.last_steps})"),
+        int | None, option("last_steps", "steps that the tuned weights make", "--last-steps", "-k")
     ] = None,
     trainable: Annotated[str | None, option("trainable", ", ".join(SUFFIXES))] = None,
     batch: Annotated[int | None, option("batch", "samples an update")] = None,
@@ -102,6 +107,9 @@ def finetune(
     error_weight: Annotated[float | None, option("error_weight", "weight of the reward's second norm")] = None,
     hold: Annotated[float | None, option("hold", "weight that holds the samples in the second norm")] = None,
     anchor: Annotated[float | None, option("anchor", "weight that holds the solver's inputs")] = None,
+    residual_weight: Annotated[
+        float | None, option("residual_weight", "weight of the residual against the denoising loss")
+    ] = None,
     drift: Annotated[float | None, option("drift", "weight that holds the network's weights")] = None,
     clip: Annotated[float | None, option("clip", "largest norm of the gradient")] = None,
     ema: Annotated[float | None, option("ema", "what the weight average keeps at an update")] = None,
@@ -118,7 +126,7 @@ def finetune(
 ) -> None:
     """Tune a checkpoint with a physics objective. The state for --resume is kept beside OUT, with the suffix .state; a
     resumed run keeps its options. Options given with a preset replace what it would choose."""
-    values = {name: value for name, value in locals().items() if name in vars(_DEFAULT) and value is not None}
+    values = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
     entry, beside = find_method(method), state_beside(out)
     check_interval(save_every)
     if log is not None:
@@ -156,17 +164,18 @@ def finetune(
         print(f"wrote {out}, SHA-256 {run.export(out, which=state)}")
 
 
-def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -> PirfConfig:
+def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -> TuningConfig:
     """The recipe for a new run, the same in every process of a team. Raises InputError."""
-    unknown = sorted(set(values) - {f.name for f in fields(entry.config)})
+    unknown = sorted(set(values) - set(entry.settings))
     if unknown:
         raise InputError(f"{entry.title} has no setting {unknown[0].replace('_', '-')!r}")
     values = continued(begin) | values
     config = entry.config(**values)
     if preset is None:
         return config
-    speed = measure_speed(begin, config, entry.tuning.method, team().device).shared(team().size)
-    config = preset_config(preset, begin, speed, **values)
+    method = entry.tuning.method
+    speed = measure_speed(begin, config, method, team().device).shared(team().size)
+    config = preset_config(preset, begin, speed, method, **values)
     (config, *_) = team().gather([config])
     if team().main:
         say(f"about {estimate(begin, config, speed).seconds:.0f} s at this machine's speed")
@@ -178,15 +187,15 @@ def record(writers: list, event: Event) -> None:
     for writer in writers:
         if isinstance(writer, EventLog):
             writer.write(type(event).__name__, asdict(event))
-        elif isinstance(event, PirfStep):
+        elif isinstance(event, TuningStep):
             writer.write(event)
     report_progress(event)
 
 
 def report_progress(event: Event) -> None:
     if isinstance(event, PoolStep):
-        say(f"pool: {event.done} of {event.total} trajectories, {event.seconds:.0f} s")
-    elif isinstance(event, PirfStep) and event.validation_residual is not None:
+        say(f"drawn: {event.done} of {event.total}, {event.seconds:.0f} s")
+    elif isinstance(event, TuningStep) and event.validation_residual is not None:
         say(
             f"update {event.update}  loss {event.loss:.3f}  residual {event.validation_residual:.4g}  "
             f"forward-solve error {event.validation_solve_error:.3%}  anchor {event.anchor:.4f}  {event.seconds:.0f} s"

@@ -21,8 +21,9 @@ from .diffusion.pretraining import PretrainConfig, Pretraining
 from .diffusion.run_state import run_with_saves
 from .evaluation import environment, evaluate, flags, floors
 from .library import Library
+from .methods.config import PirfConfig
+from .methods.events import DivergedError, PoolStep
 from .methods.pirf import PirfTuning
-from .methods.pirf_config import DivergedError, PirfConfig, PoolStep
 from .parallel import alone_on
 from .pdes import InputError, get_pde
 from .tier_data import PART, DataFile, write_statistics

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pirf_app import cli, cli_finetune, cli_models, statistics
 from pirf_app.checkpoints import save_checkpoint
-from pirf_app.diffusion import denoiser, pretraining
 from pirf_app.exports import write_first_view
 from pirf_app.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names, vorticity
@@ -37,8 +36,7 @@ def free_port() -> int:
 def _float32():
     """Models compute in float32 on every machine, so that tolerances mean the same everywhere."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (denoiser, pretraining):
-            patch.setattr(module, "native_bfloat16", lambda device="cpu": False)
+        patch.setenv("PIRF_BFLOAT16", "0")
         yield
 
 

@@ -174,7 +174,7 @@ def test_finetune_and_log(folder, capsys):
     assert "my.safetensors" in capsys.readouterr().out
     with open("events.jsonl") as file:
         events = [json.loads(line) for line in file]
-    assert [e["update"] for e in events if e["event"] == "PirfStep"] == [0, 1, 2, 3, 4]
+    assert [e["update"] for e in events if e["event"] == "TuningStep"] == [0, 1, 2, 3, 4]
     assert run("sample", "--pde", "poisson", "--method", "./my.safetensors", "--n", 1, "--steps", 5) == 0
     assert Library(folder).load_file("my.safetensors").info.method == "pirf"
     assert run(*TUNE, "--out", "my.safetensors", "--resume") == 0

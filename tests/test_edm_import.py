@@ -14,8 +14,8 @@ from pirf_app.diffusion.sampler import Schedule, initial_noise
 from pirf_app.edm_import import import_edm
 from pirf_app.evaluation import draw_fields
 from pirf_app.library import Library
+from pirf_app.methods.config import PirfConfig
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfConfig
 from pirf_app.pdes import get_pde
 
 SIZES = [

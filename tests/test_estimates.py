@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from tiny import tiny_denoiser
-from tiny_runs import SLOW, SMALL, tiny_base
+from tiny_runs import SLOW, SMALL, every_method, tiny_base, tiny_run
 
 from pirf_app.checkpoints import Checkpoint, InputError
+from pirf_app.methods.config import PirfConfig
 from pirf_app.methods.finetuning import (
     PRESETS,
-    Speed,
     check_fits,
     command_line,
     estimate,
@@ -21,7 +21,6 @@ from pirf_app.methods.finetuning import (
     trainable_parameters,
 )
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfConfig
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 
@@ -36,20 +35,19 @@ def test_trainable_parameters_are_those_that_a_run_trains():
         assert sum(p.numel() for p in run.parameters) == count
 
 
+@every_method
 @pytest.mark.parametrize("changes", [{}, {"trainable": "all", "last_steps": 2}, {"pool_steps": (4, 6)}], ids=str)
-def test_the_estimate_is_near_what_a_run_takes(changes):
+def test_the_estimate_is_near_what_a_run_takes(changes, method):
     base = tiny_base()
-    config = replace(SMALL, updates=40, pool=32, batch=8, validate_every=10, validation=8, **changes)
-    speed = measure_speed(base, config)
-    expected = estimate(base, config, speed)
-    run = PirfTuning(base, config)
+    run = tiny_run(method, base, updates=40, pool=32, batch=8, validate_every=10, validation=8, **changes)
+    expected = estimate(base, run.config, measure_speed(base, run.config, method))
     list(run.run())
     assert 0.2 < run.seconds / expected.seconds < 5
     assert expected.trainable_parameters == sum(p.numel() for p in run.parameters)
     assert expected.seconds == pytest.approx(
         expected.pool_seconds + expected.update_seconds + expected.validation_seconds
     )
-    states = sum(x.nbytes for x in (*run.pool.tensors("a").values(), *run.validation.tensors("b").values()))
+    states = sum(x.nbytes for x in run.drawn().values())
     assert expected.peak_bytes > states + sum(p.nbytes for p in run.model.parameters())
     assert expected.peak_bytes < 30 * (states + sum(p.nbytes for p in run.model.parameters()))
 
@@ -68,12 +66,12 @@ def test_more_layers_keep_a_larger_graph():
     assert 0 < last < everything
 
 
+@every_method
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("factor", [0.02, 0.3, 1.0])
-def test_a_preset_fills_its_time_and_not_more(name, factor):
-    base = tiny_base()
-    speed = Speed(*(factor * x for x in (SLOW.evaluation, SLOW.update, SLOW.validation)), 4e6)
-    config = preset(name, base, speed, seed=3)
+def test_a_preset_fills_its_time_and_not_more(name, factor, method):
+    base, speed = tiny_base(), SLOW.shared(1 / factor)
+    config = preset(name, base, speed, method, seed=3)
     expected = estimate(base, config, speed)
     assert 0.6 * PRESETS[name] < expected.seconds < PRESETS[name]
     assert config.seed == 3
@@ -112,7 +110,7 @@ def test_what_does_not_fit_is_refused_with_a_reason():
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="30s"):
         preset("7y", tiny_base(), SLOW)
-    with pytest.raises(InputError, match="pirf"):
+    with pytest.raises(InputError, match="choose pirf, pidm"):
         find_method("magic")
 
 

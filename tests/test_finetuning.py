@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import SLOW, SMALL, STEPS, same, tiny_base, updates_of, weights_of
+from tiny_runs import SLOW, SMALL, STEPS, every_method, same, tiny_base, tiny_run, updates_of, weights_of
 
 from pirf_app.checkpoints import Checkpoint, InputError, load_checkpoint
 from pirf_app.diffusion.run_state import load_run, save_run
 from pirf_app.diffusion.sampler import initial_noise, sample
 from pirf_app.evaluation import residual_rms
-from pirf_app.methods.finetuning import METHODS, preset
+from pirf_app.methods.config import BEST_BY
+from pirf_app.methods.events import DivergedError, PoolStep, TuningStep, Working
+from pirf_app.methods.finetuning import preset
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import BEST_BY, DivergedError, PirfStep, PoolStep, Working
-from pirf_app.pdes import pde_names
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 
 
-def steps_of(run: PirfTuning) -> list[PirfStep]:
-    return [event for event in run.run() if isinstance(event, PirfStep)]
+def steps_of(run: PirfTuning) -> list[TuningStep]:
+    return [event for event in run.run() if isinstance(event, TuningStep)]
 
 
 def test_a_run_says_at_once_that_it_lives_and_starts_its_curves_at_the_baseline():
@@ -31,7 +31,7 @@ def test_a_run_says_at_once_that_it_lives_and_starts_its_curves_at_the_baseline(
     assert isinstance(events[0], PoolStep)
     assert (events[0].done, events[0].total) == (0, 18)
     assert [e.done for e in events if isinstance(e, PoolStep)][-1] == 18
-    first = next(e for e in events if isinstance(e, PirfStep))
+    first = next(e for e in events if isinstance(e, TuningStep))
     samples = run.pde.denormalise(run.validation.sample[STEPS])
     assert (first.update, first.drift, first.learning_rate, first.warning) == (0, 0, 0, None)
     assert first.loss == pytest.approx(2, rel=0.3)
@@ -57,9 +57,10 @@ def test_there_is_nothing_to_show_before_it_is_drawn():
     assert PirfTuning(tiny_base(), SMALL).preview() is None
 
 
-def test_long_steps_are_cut_into_pieces_that_change_nothing():
+@every_method
+def test_long_steps_are_cut_into_pieces_that_change_nothing(method):
     """Events come between the pieces, and the result is that of the whole."""
-    whole, pieces = (PirfTuning(tiny_base(), replace(SMALL, chunk=n)) for n in (12, 2))
+    whole, pieces = (tiny_run(method, chunk=n) for n in (12, 2))
     assert not any(isinstance(e, Working) for e in whole.run())
     events = list(pieces.run())
     at = [e for e in events if isinstance(e, Working) and e.update == 1]
@@ -81,7 +82,7 @@ def test_the_best_state_is_kept_beside_the_last(best_by, tmp_path):
     run = PirfTuning(tiny_base(), replace(SMALL, updates=6, validate_every=1, learning_rate=0.05, best_by=best_by))
     kept, checks = {}, []
     for event in run.run():
-        if isinstance(event, PirfStep) and event.update:
+        if isinstance(event, TuningStep) and event.update:
             kept[event.update] = [p.clone() for p in run.average]
             checks.append((getattr(event, best_by), event.update))
     best = min(checks)[1]
@@ -108,13 +109,14 @@ def test_nothing_is_written_before_the_first_update(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@every_method
 @pytest.mark.parametrize("late", [1, 3])
-def test_a_diverged_run_holds_the_last_weights_whose_loss_was_finite(late):
-    run, seen = PirfTuning(tiny_base(), replace(SMALL, updates=20, validate_every=100)), {}
+def test_a_diverged_run_holds_the_last_weights_whose_loss_was_finite(late, method):
+    run, seen = tiny_run(method, updates=20, validate_every=100), {}
 
     def watched():
         for event in run.run():
-            if isinstance(event, PirfStep):
+            if isinstance(event, TuningStep):
                 seen[event.update] = weights_of(run)
                 if event.update == late:
                     with torch.no_grad():  # as a step that was far too long leaves them
@@ -161,7 +163,7 @@ def test_a_run_goes_on_from_a_tuned_checkpoint(tmp_path):
     events = steps_of(run)
     noise = initial_noise(4, (2, 16, 16), 5)
     started = PirfTuning(own, SMALL).result()
-    assert torch.equal(*(sample(model, noise, run._schedule(STEPS))[0] for model in (own.denoiser, started)))
+    assert torch.equal(*(sample(model, noise, run.schedule(STEPS))[0] for model in (own.denoiser, started)))
     assert events[0].anchor > 0  # against what the base model makes, so that inputs cannot creep from run to run
     assert events[1].drift == 0  # against the weights that it started from
     assert run.result().base is own.denoiser.base
@@ -183,18 +185,19 @@ def test_a_run_from_a_tuned_checkpoint_keeps_its_handover(tmp_path):
     PirfTuning(own, preset("30s", own, SLOW))
 
 
-def test_an_interrupted_drawing_or_validation_goes_on_where_it_was(tmp_path):
+@every_method
+def test_an_interrupted_drawing_or_validation_goes_on_where_it_was(tmp_path, method):
     """A state saved in the middle of the drawing, of an update or of a validation leads to the same end and events."""
-    config = replace(SMALL, chunk=2, pool_steps=(STEPS, 5), last_steps=2, updates=2, validate_every=1)
-    straight = PirfTuning(tiny_base(), config)
+    changes = {"chunk": 2, "pool_steps": (STEPS, 5), "last_steps": 2, "updates": 2, "validate_every": 1}
+    straight = tiny_run(method, **changes)
     whole = [replace(event, seconds=0.0) for event in straight.run()]
     for stop in (6, len(whole) // 2, len(whole) - 3):
-        broken = PirfTuning(tiny_base(), config)
+        broken = tiny_run(method, **changes)
         events = broken.run()
         before = [replace(next(events), seconds=0.0) for _ in range(stop)]
         broken.save(tmp_path / "run.state")
         events.close()
-        resumed = PirfTuning.load(tiny_base(), tmp_path / "run.state")
+        resumed = type(broken).load(tiny_base(), tmp_path / "run.state")
         kept = before[: resumed.events]
         assert len(before) - len(kept) < 12
         assert kept + [replace(event, seconds=0.0) for event in resumed.run()] == whole
@@ -212,11 +215,3 @@ def test_files_that_no_run_goes_on_from(change, tmp_path):
     save_run(path, tensors, run.optimiser, meta)
     with pytest.raises(InputError, match=r"^[^\n]+$"):
         PirfTuning.load(tiny_base(), path)
-
-
-@pytest.mark.parametrize("name", pde_names())
-def test_every_registered_method_runs_on_every_benchmark(name):
-    for method in METHODS.values():
-        config = method.config(updates=1, pool=2, batch=2, pool_steps=(3,), validation=2)
-        assert list(method.tuning(tiny_base(name), config).run())[-1].update == 1
-        assert method.title

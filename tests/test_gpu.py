@@ -12,8 +12,9 @@ from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
 from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
+from pirf_app.methods.config import PirfConfig
+from pirf_app.methods.events import TuningStep
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfConfig, PirfStep
 from pirf_app.parallel import alone_on
 from pirf_app.pdes import get_pde, pde_names
 
@@ -95,7 +96,7 @@ def test_fine_tuning(name, tmp_path):
     base = checkpoint_of(name)
     config = PirfConfig(updates=3, pool=8, pool_steps=(4,), batch=4, validation=2, warmup=1, last_steps=2)
     run = PirfTuning(base, config, alone_on("cuda"))
-    steps = [event for event in run.run() if isinstance(event, PirfStep)]
+    steps = [event for event in run.run() if isinstance(event, TuningStep)]
     assert steps[-1].update == 3
     assert steps[-1].validation_residual > 0
     run.save(tmp_path / "run.state")

@@ -10,8 +10,8 @@ from pde_data import every_pde
 from tiny_runs import SMALL, STEPS, tiny_base, updates_of
 
 from pirf_app.diffusion.sampler import SOLVERS, State, initial_noise, together, trajectory
+from pirf_app.methods.events import TuningStep
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfStep
 from pirf_app.methods.rewards import ResidualReward
 from pirf_app.pdes import get_pde, pde_names
 
@@ -27,7 +27,11 @@ def shape_of(name: str) -> tuple[int, int, int]:
 def fixed_loss(run: PirfTuning) -> float:
     """The reward's loss over the whole pool: the updates see batches of it."""
     with torch.no_grad():
-        return sum(run._loss(pool_state(run, k), run.pool.sample[k], k)[0].item() for k in run.pool.x)
+        return sum(terms_of(run, k)[0].item() for k in run.pool.x)
+
+
+def terms_of(run: PirfTuning, steps: int) -> tuple[torch.Tensor, ...]:
+    return run.terms(run.finish(pool_state(run, steps), steps), run.pool.sample[steps])
 
 
 def pool_state(run: PirfTuning, steps: int) -> State:
@@ -49,7 +53,7 @@ RECIPES = [{}, {"trainable": "last"}, {"trainable": "all"}, {"norm": "plain"}]
 def test_a_few_updates_lower_the_loss_of_the_pool(name, solver, changes):
     run = PirfTuning(tiny_base(name, solver), replace(SMALL, updates=8, learning_rate=3e-3, **changes))
     events = run.run()
-    while not isinstance(next(events), PirfStep):
+    while not isinstance(next(events), TuningStep):
         pass
     before = fixed_loss(run)
     list(events)
@@ -93,7 +97,7 @@ def finished(solver: str, last_steps: int) -> PirfTuning:
 def test_trajectory_down_to_the_handover_is_the_base_models(last_steps, solver, steps):
     """Tuning must not touch what is drawn: both models share every state down to the handover, at any step count."""
     run = finished(solver, last_steps)
-    tuned, noise, schedule = run.result(), initial_noise(2, (2, 16, 16), 5), run._schedule(steps)
+    tuned, noise, schedule = run.result(), initial_noise(2, (2, 16, 16), 5), run.schedule(steps)
     with torch.no_grad():
         alone = [list(trajectory(model, noise, schedule)) for model in (run.base.denoiser, tuned)]
     pairs = list(zip(*alone, strict=True))
@@ -109,7 +113,7 @@ def test_what_is_trained_is_what_is_sampled(last_steps, solver):
     """From a handover state, the last K steps give the sample that the tuned model draws from the same noise."""
     run, noise = finished(solver, last_steps), initial_noise(2, (2, 16, 16), 5)
     with torch.no_grad():
-        base, tuned = zip(*together([run.base.denoiser, run.result()], noise, run._schedule(STEPS)), strict=True)
+        base, tuned = zip(*together([run.base.denoiser, run.result()], noise, run.schedule(STEPS)), strict=True)
         handover = base[STEPS - last_steps - 1].state
         torch.testing.assert_close(run.finish(handover, STEPS), tuned[-1].x)
 
@@ -145,8 +149,7 @@ def test_inputs_are_for_the_anchor_and_the_solution_for_the_reward(name):
     pde, before, noise = run.pde, run.pool.sample[STEPS][:8], initial_noise(8, shape_of(name), 1)
 
     def losses(ends: torch.Tensor) -> tuple[float, float]:
-        run.finish = lambda state, steps: ends
-        reward, anchor, *_ = run._loss(State(before), before, STEPS)
+        reward, anchor, *_ = run.terms(ends, before)
         return reward.item(), anchor.item()
 
     fields = pde.denormalise(before)
@@ -182,7 +185,7 @@ def test_samples_are_held_in_the_second_norm(name):
         list(run.run())
         run.config = replace(run.config, hold=1.0)
         with torch.no_grad():
-            return run._loss(pool_state(run, STEPS), run.pool.sample[STEPS], STEPS)[2].item()
+            return terms_of(run, STEPS)[2].item()
 
     assert moved(100.0) < 0.8 * moved(0.0)
 

@@ -14,6 +14,7 @@ from conftest import free_port
 from terminal import run
 
 from pirf_app.diffusion.run_state import load_run
+from pirf_app.methods.finetuning import METHODS
 
 TUNE = ["finetune", "--pde", "poisson", "--pool", 12, "--pool-steps", 4, "--validation", 4, "--batch", 6]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
@@ -73,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_bits(process, folder, tmp_path):
     finished(process(*app(*tune, "--out", "whole.safetensors", "--log", "whole.jsonl")))
     again = [*tune, "--out", "killed.safetensors", "--log", "killed.jsonl"]
     running, state = process(*app(*again)), tmp_path / "killed.state"
-    while not (state.exists() and (tmp_path / "killed.jsonl").read_text().count("PirfStep") > 8):
+    while not (state.exists() and (tmp_path / "killed.jsonl").read_text().count("TuningStep") > 8):
         assert running.poll() is None, running.communicate()
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
@@ -98,10 +99,12 @@ def near(left: dict, right: dict, scale: float) -> None:
         )
 
 
-def test_two_processes_tune_as_one(process, folder, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_tune_as_one(process, folder, tmp_path, method):
     """The optimiser's moments say that their gradients were the same."""
     updates = 2
     tune = [*TUNE, "--from", folder / "poisson-16-base.safetensors", "--updates", updates, "--learning-rate", 1e-4]
+    tune += ["--method", method]
     alone(tmp_path, *tune, "--out", "one.safetensors", "--log", "one.jsonl")
     out = finished(process(*together(*tune, "--out", "two.safetensors", "--log", "two.jsonl")))
     assert out.count("wrote two.safetensors") == 1
@@ -110,7 +113,7 @@ def test_two_processes_tune_as_one(process, folder, tmp_path):
     assert any(one[0][f"parameter.{i}"].numel() > 100 for i in range(4))
     for i, moments in one[1].items():
         near(moments, two[1][i], 1e-5)
-    ends = [[e for e in events(tmp_path / f"{name}.jsonl") if e["event"] == "PirfStep"] for name in ("one", "two")]
+    ends = [[e for e in events(tmp_path / f"{name}.jsonl") if e["event"] == "TuningStep"] for name in ("one", "two")]
     assert [e["update"] for e in ends[0]] == [e["update"] for e in ends[1]] == list(range(updates + 1))
     assert [e["loss"] for e in ends[0]] == pytest.approx([e["loss"] for e in ends[1]], rel=1e-3)
 

@@ -16,8 +16,9 @@ import torch
 
 from pirf_app import comparison as cmp
 from pirf_app.checkpoints import load_checkpoint
+from pirf_app.methods.config import PirfConfig
+from pirf_app.methods.events import DivergedError, TuningStep
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import DivergedError, PirfConfig, PirfStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import gpu, gpu_training
 from pirf_app.ui.history import History
@@ -131,14 +132,14 @@ def test_a_long_run_on_a_shared_gpu_is_several_tasks_and_stops_at_what_was_kept(
     stopped, history = PirfTuning(base, QUICK), History("", QUICK.updates)
     events = lent_training.events(stopped)
     for event in events:
-        if isinstance(event, PirfStep):
+        if isinstance(event, TuningStep):
             history.add(event)
             if event.update == 3:
                 break
     events.close()
     assert 0 < stopped.update < 3  # what comes after the last state that was kept is lost, and repeated
     for event in lent_training.events(stopped):
-        if isinstance(event, PirfStep):
+        if isinstance(event, TuningStep):
             history.add(event)
     assert [step.update for step in history.steps] == list(range(QUICK.updates + 1))
     assert all(torch.equal(*pair) for pair in zip(stopped.average, alone.average, strict=True))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pirf_app.comparison import compare, last
-from pirf_app.methods.pirf_config import PirfStep
+from pirf_app.methods.events import TuningStep
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
 from pirf_app.ui.compare import CompareTab
@@ -165,7 +165,7 @@ def history_of(count: int, worse: bool = False) -> History:
     history = History("a <run>", count, {"residual": [("floor", 1e-9), ("bundled PIRF", 0.5)]})
     for k in range(count + 1):
         held = (1.5 - 0.01 * k, 0.01) if k % 5 == 0 else (None, None)
-        step = PirfStep(k, count, 2 - 0.01 * k, 1.6, 0.0, 1e-4 * k, 1e-3, 0.1 * k, *held)
+        step = TuningStep(k, count, 2 - 0.01 * k, 1.6, 0.0, 1e-4 * k, 1e-3, 0.1 * k, *held)
         history.add(replace(step, warning="residual falls while forward-solve error rises") if worse else step)
     return history
 

@@ -1,23 +1,31 @@
 """Fine-tuning runs that take milliseconds; whoever draws their data uses `quick_data`."""
 
+from dataclasses import fields, replace
 from functools import cache
 
+import pytest
 import torch
 from tiny import info_of, prior_config, tiny_config
 
 from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.prior import ModePrior
-from pirf_app.methods.finetuning import Speed
-from pirf_app.methods.pirf import PirfTuning
-from pirf_app.methods.pirf_config import PirfConfig, PirfStep
+from pirf_app.methods.config import PirfConfig, TuningConfig
+from pirf_app.methods.events import TuningStep
+from pirf_app.methods.finetuning import METHODS, Speed
+from pirf_app.methods.loop import TuningLoop
 from pirf_app.pdes import get_pde
 
 STEPS = 4
 SMALL = PirfConfig(
     updates=4, pool=12, pool_steps=(STEPS,), batch=6, learning_rate=1e-3, warmup=2, validate_every=2, validation=4,
 )  # fmt: skip
-SLOW = Speed(0.05, 0.12, 0.06, 4e6)  # of the largest bundled network on two shared cores
+SMALL_OF = {
+    name: method.config(**{f.name: getattr(SMALL, f.name) for f in fields(TuningConfig)})
+    for name, method in METHODS.items()
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+SLOW = Speed(0.05, 0.12, 0.06, 4e6, 0.03)  # of the largest bundled network on two shared cores
 
 
 @cache
@@ -39,11 +47,16 @@ def tiny_base(name: str = "poisson", solver: str = "multistep", noise: float = 0
     return Checkpoint(model.eval().requires_grad_(False), info, "ab" * 32)
 
 
-def updates_of(run: PirfTuning) -> list[PirfStep]:
-    return [event for event in run.run() if isinstance(event, PirfStep) and event.update]
+def tiny_run(method: str, base: Checkpoint | None = None, **changes) -> TuningLoop:
+    """A run of a method by its `SMALL` recipe, with changes."""
+    return METHODS[method].tuning(base or tiny_base(), replace(SMALL_OF[method], **changes))
 
 
-def weights_of(run: PirfTuning) -> list[torch.Tensor]:
+def updates_of(run: TuningLoop) -> list[TuningStep]:
+    return [event for event in run.run() if isinstance(event, TuningStep) and event.update]
+
+
+def weights_of(run: TuningLoop) -> list[torch.Tensor]:
     return [p.detach().clone() for p in (*run.parameters, *run.average)]
 
 

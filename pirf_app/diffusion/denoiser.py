@@ -1,5 +1,6 @@
 """EDM preconditioning (arXiv 2206.00364, table 1) around the U-Net, with a data covariance where one is given."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,10 @@ from .prior import PriorConfig
 
 
 def native_bfloat16(device: str | torch.device = "cpu") -> bool:
-    """Whether `device` computes in bfloat16 natively; a CPU that emulates it is faster in float32."""
+    """Whether `device` computes in bfloat16 natively; a CPU that emulates it is faster in float32. PIRF_BFLOAT16=0 in
+    the environment says no: a recipe and a seed then give the same on every machine, up to rounding."""
+    if os.environ.get("PIRF_BFLOAT16") == "0":
+        return False
     kind = torch.device(device).type
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return kind == "cuda" or kind == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
@@ -72,7 +76,7 @@ class Denoiser(nn.Module):
             return self.network(features, sigma.log() / 4).float()
 
     def loss(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """Denoising loss, weighted by one over the linear estimate's mean square error: 1 is no better than that."""
-        noisy = clean + sigma[:, None, None, None] * noise
-        linear, features = self.condition(noisy, sigma)
-        return self.prior.loss(self.output(features, sigma), clean - linear, sigma)
+        """Mean square error, in every channel in units of the linear estimate's error there, so that a channel of small
+        variance counts as much as any other: 1 is no better than the linear estimate."""
+        error = self(clean + sigma[:, None, None, None] * noise, sigma) - clean
+        return (error.square() / self.prior.error_variance(sigma)).mean()

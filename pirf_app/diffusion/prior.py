@@ -49,12 +49,12 @@ class IsotropicPrior(nn.Module):
 
     def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
         """The network's output F in the units of the fields: what it adds to the linear estimate."""
-        s2 = column(sigma) ** 2
-        return output * (SIGMA_DATA**2 * s2 / (SIGMA_DATA**2 + s2)).sqrt()
+        return output * self.error_variance(sigma).sqrt()
 
-    def loss(self, output: Tensor, missing: Tensor, sigma: Tensor) -> Tensor:
-        """Mean square error of F, in units of the linear estimate's; `missing` is the clean field less that."""
-        return (output - missing / self.scale(torch.ones_like(missing), sigma)).square().mean()
+    def error_variance(self, sigma: Tensor) -> Tensor:
+        """Mean square error `[n, c, 1, 1]` of the linear estimate, by channel."""
+        s2 = column(sigma) ** 2
+        return SIGMA_DATA**2 * s2 / (SIGMA_DATA**2 + s2)
 
 
 class ModePrior(nn.Module):
@@ -130,14 +130,7 @@ class ModePrior(nn.Module):
         data hardly has, where rounding errors would be blown up."""
         return self.decode(self.encode(field) / self._spread(sigma).clamp_min(FAINT))
 
-    def loss(self, output: Tensor, missing: Tensor, sigma: Tensor) -> Tensor:
-        """In every channel in units of the linear estimate's error there, so that a channel of small variance counts
-        as much as any other."""
-        error = self.scale(output, sigma) - missing
-        return (error.square() / self._channel_variance(sigma)).mean()
-
-    def _channel_variance(self, sigma: Tensor) -> Tensor:
-        """Mean square error `[n, c, 1, 1]` of the linear estimate, by channel."""
+    def error_variance(self, sigma: Tensor) -> Tensor:
         variance = self._spread(sigma).square()
         box = variance[..., : self.box, : self.box]
         channels = variance.shape[1]
@@ -177,12 +170,12 @@ class LowRankPrior(nn.Module):
         along = gain(self.variance.view(-1, 1, 1)).flatten(-3)
         return field(score * along) + gain(rest) * (x - field(score))
 
-    def _posterior_std(self, sigma: Tensor) -> Tensor:
+    def error_variance(self, sigma: Tensor) -> Tensor:
         s2 = column(sigma).flatten(1) ** 2
         left = lambda variance: variance * s2 / (variance + s2)  # noqa: E731
         spanned = self.directions.square().sum((2, 3))
         total = left(self.variance) @ spanned + (self.resolution**2 - spanned.sum(0)) * left(self.rest)
-        return (total / self.resolution**2).sqrt()[:, :, None, None]
+        return (total / self.resolution**2)[:, :, None, None]
 
     def condition(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         s2 = column(sigma) ** 2
@@ -190,7 +183,7 @@ class LowRankPrior(nn.Module):
         return linear, torch.cat([x * (SIGMA_DATA**2 + s2).rsqrt(), linear / SIGMA_DATA], 1)
 
     def scale(self, output: Tensor, sigma: Tensor) -> Tensor:
-        return output * self._posterior_std(sigma)
+        return output * self.error_variance(sigma).sqrt()
 
 
 Prior = IsotropicPrior | ModePrior | LowRankPrior

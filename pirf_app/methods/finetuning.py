@@ -17,9 +17,10 @@ from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown
 from ..sizes import megabytes
+from .config import TuningConfig
+from .loop import TuningLoop
+from .pidm import PART, PidmTuning
 from .pirf import PirfTuning
-from .pirf_config import PirfConfig
-from .tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,20 @@ class Method:
     """A fine-tuning method: how it is named, and its run."""
 
     title: str
-    tuning: type[Tuning]
+    tuning: type[TuningLoop]
 
     @property
-    def config(self) -> type:
+    def config(self) -> type[TuningConfig]:
         """The class of its recipe."""
         return self.tuning.config_class
 
+    @property
+    def settings(self) -> list[str]:
+        """What a recipe may say."""
+        return [known.name for known in fields(self.config)]
 
-METHODS = {method.tuning.method: method for method in (Method("PIRF", PirfTuning),)}
+
+METHODS = {method.tuning.method: method for method in (Method("PIRF", PirfTuning), Method("PIDM", PidmTuning))}
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 SHORT = ("30s", "2m")
 # For those on equations whose second norm is that of a mean operator: a few hundred samples do not say which way the
@@ -56,19 +62,20 @@ def find_method(name: str) -> Method:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds a sample on this machine: one network evaluation, one update, one validation; and bytes a sample of the
-    graph that an update keeps for its backward pass. For the recipe's trainable layers and last steps only."""
+    """Seconds a sample on this machine: one network evaluation, one update, one validation, one field of the solver;
+    and bytes a sample of the graph that an update keeps for its backward pass. For the recipe's trainable layers and
+    last steps only."""
 
     evaluation: float
     update: float
     validation: float
     graph_bytes: float
+    field: float = 0.0
 
     def shared(self, processes: int) -> "Speed":
         """The speed of so many processes together."""
-        return Speed(
-            self.evaluation / processes, self.update / processes, self.validation / processes, self.graph_bytes
-        )
+        seconds = ("evaluation", "update", "validation", "field")
+        return replace(self, **{name: getattr(self, name) / processes for name in seconds})
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def _quickest(work: Callable[[], Iterable]) -> float:
 
 
 def measure_speed(
-    base: Checkpoint, config: PirfConfig, method: str = "pirf", device: str | torch.device = "cpu"
+    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
 ) -> Speed:
     """Times a few samples of `config`'s work on `device`, on states of noise: two or three seconds."""
     n = min(4, config.chunk, config.batch)
@@ -133,27 +140,35 @@ def measure_speed(
     with torch.no_grad():
         sample = run.model.base(x, sigma)
         evaluation = _quickest(lambda: run.model.base(x, sigma).cpu())  # a GPU is done only then
-    for states in (run.pool, run.validation):
-        for steps in config.pool_steps if states is run.pool else config.pool_steps[:1]:
-            states.add(steps, x=x, sample=sample, memory=torch.zeros_like(x) if config.last_steps > 1 else None)
+    memory = torch.zeros_like(x) if config.last_steps > 1 else None
+    run.validation.add(config.pool_steps[0], x=x, sample=sample, memory=memory)
+    for steps in config.pool_steps:
+        run.stand_in(steps, x, sample)
     run.calibrate()
     graph = _GraphBytes([*run.model.parameters()])
     with graph:
         deque(run.one_update(), 0)
     update, validation = _quickest(run.one_update), _quickest(run.validate)
-    return Speed(evaluation / n, update / n, validation / n, graph.total / n)
+    data = _quickest(lambda: run.pde.generate(PART, base.info.resolution, 0)) if config.learns_from_data else 0.0
+    return Speed(evaluation / n, update / n, validation / n, graph.total / n, data / PART)
 
 
-def validations(config: PirfConfig) -> int:
+def validations(config: TuningConfig) -> int:
     """How often a run validates: at the start, every so many updates, and at the end."""
     return 1 + -(-config.updates // config.validate_every)
 
 
-def estimate(base: Checkpoint, config: PirfConfig, speed: Speed) -> Estimate:
-    """What a run of `config` takes at the measured speed."""
+def trajectory_seconds(base: Checkpoint, config: TuningConfig, speed: Speed) -> float:
+    """For one trajectory of the frozen model."""
     schedule = base.info.schedule
     evaluations = sum(schedule.with_steps(n).evaluations(n) for n in config.pool_steps) / len(config.pool_steps)
-    pool = (config.pool + config.validation) * evaluations * speed.evaluation
+    return evaluations * speed.evaluation
+
+
+def estimate(base: Checkpoint, config: TuningConfig, speed: Speed) -> Estimate:
+    """What a run of `config` takes at the measured speed."""
+    trajectory = trajectory_seconds(base, config, speed)
+    pool = config.validation * trajectory + config.pool * (speed.field if config.learns_from_data else trajectory)
     update = config.updates * config.batch * speed.update
     validation = validations(config) * config.validation * speed.validation
     trainable = trainable_parameters(base)[config.trainable]
@@ -181,32 +196,34 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
         )
 
 
-def preset(name: str, base: Checkpoint, speed: Speed, **overrides) -> PirfConfig:
+def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **overrides) -> TuningConfig:
     """The recipe that makes the most of the named time at the measured speed; `overrides` are kept as they are.
 
-    A third of the time goes to drawing states and the rest to updates: under the symmetries of the equation a few dozen
-    states last for a hundred updates, but they must come from trajectories of the step count that is sampled later."""
+    A third of the time at most goes to the pool and the rest to updates: under the symmetries of the equation a few
+    dozen states last for a hundred updates, but they must come from trajectories of the step count that is sampled
+    later. Solver fields cost next to nothing."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
-    seconds = MARGIN * PRESETS[name]
+    seconds, kind = MARGIN * PRESETS[name], find_method(method).config
     slowest = max(2 * speed.evaluation, speed.update, speed.validation)
     chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
-    chosen |= {"learning_rate": 3e-4 if name in SHORT else 1e-3}
+    chosen |= {"learning_rate": 3e-4 if name in SHORT else kind.learning_rate}
     held = base.problem.mean_operator and base.info.parent is None and overrides.get("norm") != "plain"
-    chosen |= HELD if name in SHORT and held else {}
+    chosen |= HELD if name in SHORT and held and hasattr(kind, "hold") else {}
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
-    one = estimate(base, PirfConfig(**chosen | {"pool": 64, "validation": 64}), speed)
-    drawn, checks = one.pool_seconds / 128, {"30s": 3, "2m": 6, "10m": 12}[name]
-    held_out = drawn + (checks + 1) * speed.validation  # seconds for one trajectory of the validation
+    one = kind(**chosen | {"pool": 64, "validation": 64})
+    trajectory, checks = trajectory_seconds(base, one, speed), {"30s": 3, "2m": 6, "10m": 12}[name]
+    drawn, largest = (speed.field, 2048) if kind.learns_from_data else (trajectory, 512)
+    held_out = trajectory + (checks + 1) * speed.validation  # seconds for one trajectory of the validation
     validation = overrides.get("validation") or min(32, max(4, int(0.12 * seconds / held_out)))
     left = seconds - validation * held_out
-    pool = overrides.get("pool") or min(512, max(8, int(0.35 * left / drawn)))
+    pool = overrides.get("pool") or min(largest, max(8, int(0.35 * left / max(drawn, 1e-9))))
     updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
     # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
     fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}
     fitted |= {"ema": min(0.99, max(0.8, 1 - 5 / updates))}
-    return PirfConfig(**chosen | fitted | overrides)
+    return kind(**chosen | fitted | overrides)
 
 
 def continued(base: Checkpoint) -> dict:
@@ -216,7 +233,9 @@ def continued(base: Checkpoint) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def command_line(config: PirfConfig, base: Checkpoint, out: str, method: str = "pirf", begin: str | None = None) -> str:
+def command_line(
+    config: TuningConfig, base: Checkpoint, out: str, method: str = "pirf", begin: str | None = None
+) -> str:
     """The command that repeats a run elsewhere. `begin` is the file of a checkpoint that is not bundled."""
     entries = {entry["sha256"]: entry["method"] for entry in Library(BUNDLED).manifest()}
     begin = begin or entries.get(base.sha256) or f"{base.info.title}.safetensors"

@@ -19,10 +19,8 @@ from ..diffusion.tuned import TunedDenoiser
 from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError
 from ..pdes.base import shown
-from .handover import Handovers
-from .pirf_config import DivergedError, PirfStep, PoolStep, Working
+from .events import DivergedError, Event, TuningStep
 
-Event = PoolStep | Working | PirfStep
 STATES = ("last", "best")
 KEPT = ("update", "seconds", "checks", "unreported")  # of a run, as JSON
 
@@ -59,7 +57,6 @@ class Tuning(ABC):
         self.average = [p.detach().clone() for p in self.parameters]
         self.best: list[Tensor] | None = None
         self.optimiser = torch.optim.Adam(self.parameters, config.learning_rate, betas=(0.9, 0.99))
-        self.pool, self.validation = Handovers(), Handovers()
         self.checks: dict[str, dict] = {}
         self.update = 0
         self.seconds = 0.0
@@ -73,6 +70,14 @@ class Tuning(ABC):
     def _events(self) -> Iterator[Event]:
         """The events of a run, seconds left out."""
 
+    @abstractmethod
+    def drawn(self) -> dict[str, Tensor]:
+        """What the run has drawn to learn from and to be measured on, by name, for a file."""
+
+    @abstractmethod
+    def take_drawn(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `drawn` gave; there may be more in `tensors`."""
+
     def run(self) -> Iterator[Event]:
         """Draws what the run needs, measures the starting model (update 0), then yields after every update, and in
         between where that takes long. `seconds` counts the work alone, not what the caller does between two events.
@@ -82,7 +87,7 @@ class Tuning(ABC):
         for event in self._events():
             self.seconds += time.perf_counter() - began
             self.events += 1
-            if isinstance(event, PirfStep):
+            if isinstance(event, TuningStep):
                 self.settled = self.events
             yield replace(event, seconds=self.seconds)
             began = time.perf_counter()
@@ -151,9 +156,9 @@ class Tuning(ABC):
         return {"parameter": self.parameters, "average": self.average, "best": self.best or []}
 
     def save(self, path: Path) -> None:
-        """Everything that `load` needs, pool included, replaced atomically."""
+        """Everything that `load` needs, what it has drawn included, replaced atomically."""
         tensors = {f"{name}.{i}": p for name, values in self._weights().items() for i, p in enumerate(values)}
-        tensors |= self.pool.tensors("pool") | self.validation.tensors("validation")
+        tensors |= self.drawn()
         meta = {"method": self.method, "config": asdict(self.config), "parent": self.base.sha256}
         meta |= {name: getattr(self, name) for name in KEPT} | {"events": self.settled}
         save_run(path, tensors, self.optimiser, meta)
@@ -185,9 +190,7 @@ class Tuning(ABC):
         for name, values in self._weights().items():
             for i, value in enumerate(values):
                 value.copy_(tensors[f"{name}.{i}"])
-        self.pool, self.validation = (
-            Handovers.read(name, tensors, self.workers.device) for name in ("pool", "validation")
-        )
+        self.take_drawn(tensors)
         for name in KEPT:
             setattr(self, name, meta[name])
         self.events = self.settled = meta["events"]

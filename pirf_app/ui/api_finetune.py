@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import gradio as gr
 
-from ..methods.pirf_config import PirfStep
+from ..methods.events import TuningStep
 from ..pdes.base import InputError
 from .lane import Lanes, Place, queued
 from .own import Visitors
@@ -17,7 +17,7 @@ from .training import TrainingRun
 TELL_SECONDS = 1.0
 
 
-def row(step: PirfStep | None) -> dict | None:
+def row(step: TuningStep | None) -> dict | None:
     return asdict(step) if step else None
 
 

@@ -12,7 +12,7 @@ INTO_VIEW = """() => {
     if (window.innerWidth <= 860 && head) head.scrollIntoView({ behavior: "smooth" });
 }"""
 # A page that is left says so to the one that comes after it in the same tab: which session it was, or, where it had not
-# heard of its own, which one it came after. A copy of an open page finds nothing. Some browsers forbid to keep anything.
+# heard of its own, which one it came after. A copy of an open page finds nothing. Some browsers keep nothing.
 BEFORE = """() => {
     try {
         window.pirfSession = sessionStorage.getItem("pirf-left") || "";

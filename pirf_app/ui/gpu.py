@@ -23,7 +23,7 @@ from .. import comparison as cmp
 from ..checkpoints import Checkpoint
 from ..diffusion.sampler import Schedule
 from ..library import Library
-from ..methods.pirf_config import DivergedError
+from ..methods.events import DivergedError
 from ..pdes.base import InputError
 
 spaces = None

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import Checkpoint
+from ..methods.events import DivergedError, Event
 from ..methods.finetuning import Speed, estimate, find_method, measure_speed
-from ..methods.pirf_config import DivergedError
-from ..methods.tuning import Event, Tuning
+from ..methods.tuning import Tuning
 from ..parallel import Team, alone_on
 from ..pdes.base import InputError
 from . import gpu
 
-LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02}  # seconds a sample, generously
+LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02, "field": 0.05}  # seconds, generously
 KEEP_SECONDS = 5.0
 # Of a task, its beginning and its end apart.
 LEAST_SECONDS, WORK_SECONDS = 15.0, gpu.LONGEST - 2 * gpu.START

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from html import escape
 
-from ..methods.pirf_config import PirfStep
+from ..methods.events import TuningStep
 from ..wording import percent
 from .charts import Chart, Curve, draw, smooth, updates_axis
 
@@ -20,10 +20,10 @@ class History:
     name: str
     updates: int
     references: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
-    steps: list[PirfStep] = field(default_factory=list)
+    steps: list[TuningStep] = field(default_factory=list)
     clock: deque = field(default_factory=lambda: deque(maxlen=RECENT))  # (update, time) of late
 
-    def add(self, step: PirfStep) -> None:
+    def add(self, step: TuningStep) -> None:
         """Adds an event; a run that goes on from before its latest events repeats those."""
         self.cut(step.update - 1)
         self.steps.append(step)
@@ -39,7 +39,7 @@ class History:
         return [getattr(step, name) for step in self.steps if step.update]
 
     @property
-    def held(self) -> list[PirfStep]:
+    def held(self) -> list[TuningStep]:
         """The events that hold figures on held-out noise, the model before the run first."""
         return [step for step in self.steps if step.validation_residual is not None]
 

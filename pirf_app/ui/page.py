@@ -72,7 +72,8 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         shown, found = [chosen.pde, chosen.methods, chosen.resolution], [chosen.resolution, chosen.methods]
         compare.select(chosen.on_return, shown, found, queue=False, **QUIET)
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
-        gr.on([back.then, models.select], listed.on_clock, None, now, queue=False, **QUIET)
+        for when in (back.then, models.select):
+            when(listed.on_clock, None, now, queue=False, **QUIET)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)

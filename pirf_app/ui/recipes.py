@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ def config_of(method: str, values: Mapping[str, Any]) -> Any:
     """The recipe that `values` ask for; a method takes those that it knows, and None stands for its default.
 
     Raises InputError."""
-    cls = find_method(method).config
-    known = {f.name for f in fields(cls)}
+    kind = find_method(method)
+    known = kind.settings
     chosen = {name: value for name, value in values.items() if name in known and value is not None and value != ""}
     for name in WHOLE:
         if name in chosen:
@@ -62,7 +61,7 @@ def config_of(method: str, values: Mapping[str, Any]) -> Any:
         chosen["seed"] = whole_number("seed", chosen["seed"], 0, MAX_SEED, text=True)
     if "pool_steps" in chosen:
         chosen["pool_steps"] = whole_list("pool_steps", chosen["pool_steps"])
-    return cls(**chosen)
+    return kind.config(**chosen)
 
 
 class Recipes:
@@ -89,8 +88,8 @@ class Recipes:
         as in `values`."""
         kept = config_of(method, {k: values.get(k) for k in self.kept(base)})
         kept = {k: getattr(kept, k) for k in self.kept(base) if hasattr(kept, k)}
-        first = preset(name, base, Speed(1, 1, 1, 0), **kept)
-        return preset(name, base, self.speed(base, method, first, lasts), **kept)
+        first = preset(name, base, Speed(1, 1, 1, 0), method, **kept)
+        return preset(name, base, self.speed(base, method, first, lasts), method, **kept)
 
     @staticmethod
     def kept(base: Checkpoint) -> Iterable[str]:

@@ -100,7 +100,9 @@ class TrainTab:
         depends = [controls.begin, controls.fields["trainable"]]
         chosen = controls.pde.input(self.on_pde, controls.pde, depends, queue=False, **QUIET)
         chosen.then(self.on_preset, controls.inputs, recipe, **QUIET, **SETUP)
-        again = [controls.preset.input, controls.begin.input, controls.method.input]
+        method = controls.method.input(controls.for_method, controls.method, recipe[:-2], queue=False, **QUIET)
+        method.then(self.on_preset, controls.inputs, recipe, **QUIET, **SETUP)
+        again = [controls.preset.input, controls.begin.input]
         gr.on(again, self.on_preset, controls.inputs, recipe, **setup)
         changed = [component.input for component in controls.fields.values()]
         gr.on(changed, None, None, controls.preset, js=NO_PRESET, **PRIVATE)

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ..library import Library
+from ..methods.config import BEST_BY, PirfConfig
 from ..methods.finetuning import METHODS, trainable_parameters
-from ..methods.pirf_config import BEST_BY, PirfConfig
 from ..methods.rewards import NORMS
 from ..pdes import get_pde
 from .recipes import PRESET_TITLES
@@ -23,6 +23,7 @@ NUMBERS = {
     "learning_rate": "Learning rate",
     "warmup": "Warm-up",
     "drift": "Drift weight",
+    "residual_weight": "Residual weight",
     "anchor": "Anchor weight",
     "error_weight": "Error weight",
     "hold": "Hold weight",
@@ -31,6 +32,10 @@ NUMBERS = {
     "validation": "Held-out",
     "validate_every": "Check every",
 }
+# Side by side; no method has both of the middle ones of the third row.
+ROWS = ("batch pool", "learning_rate warmup", "drift residual_weight anchor", "error_weight hold", "clip ema")
+ROWS += ("validation validate_every",)
+FIRST = next(iter(METHODS))
 
 
 def count(number: int) -> str:
@@ -48,7 +53,7 @@ class TrainControls:
             self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="train-pde", filterable=False)
             self.begin = gr.Dropdown(**begin_choices(library, pde), label="Start from", filterable=False)
             titles = [(m.title, name) for name, m in METHODS.items()]
-            self.method = gr.Dropdown(titles, value=next(iter(METHODS)), label="Method", filterable=False)
+            self.method = gr.Dropdown(titles, value=FIRST, label="Method", filterable=False, elem_id="train-method")
         with gr.Group():
             titles = [(title, name) for name, title in PRESET_TITLES.items()]
             self.preset = gr.Radio(titles, value=DEFAULT_PRESET, label="Time to spend", elem_id="presets")
@@ -87,14 +92,18 @@ class TrainControls:
             max_lines=1,
             elem_id="train-pool_steps",
         )
-        names = list(NUMBERS)
-        for pair in zip(names[::2], names[1::2], strict=True):
+        for row in ROWS:
             with gr.Row(elem_classes="pair"):
-                for name in pair:
-                    value = getattr(config, name)
+                for name in row.split():
+                    value = next(getattr(m.config, name) for m in METHODS.values() if name in m.settings)
                     step = 1 if isinstance(value, int) else 0.01
                     self.fields[name] = gr.Number(
-                        value, label=NUMBERS[name], step=step, min_width=80, elem_id=f"train-{name}"
+                        value,
+                        label=NUMBERS[name],
+                        step=step,
+                        min_width=80,
+                        elem_id=f"train-{name}",
+                        visible=name in METHODS[FIRST].settings,
                     )
         titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
         self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward norm", filterable=False)
@@ -118,6 +127,16 @@ class TrainControls:
         write["ema"] = lambda share: round(share, 4)
         known = [f.name for f in fields(config) if f.name in self.fields]
         return {self.fields[name]: write.get(name, lambda value: value)(getattr(config, name)) for name in known}
+
+    def for_method(self, method: str) -> dict:
+        """Updates that show the settings of a method, at its defaults where they are not those of the others."""
+        kind, changes = METHODS[method], {}
+        for name, component in self.fields.items():
+            known = {getattr(m.config, name) for m in METHODS.values() if name in m.settings}
+            changes[component] = {"visible": name in kind.settings}
+            if name in kind.settings and len(known) > 1:
+                changes[component] |= {"value": getattr(kind.config, name)}
+        return {component: gr.update(**change) for component, change in changes.items()}
 
     def trainable_choices(self, pde: str, chosen: str = PirfConfig().trainable) -> dict:
         """The suffixes of the network, with how many parameters each of them has."""

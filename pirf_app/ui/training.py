@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import Checkpoint
-from ..methods.pirf_config import DivergedError, PirfStep, PoolStep
+from ..methods.events import DivergedError, PoolStep, TuningStep
 from ..pdes.base import InputError
 from . import gpu, gpu_training
 from .history import History
@@ -147,7 +147,7 @@ class TrainingRun:
     def take(self, event: Any) -> None:
         if isinstance(event, PoolStep):
             self.drawn = event.done, event.total
-        elif isinstance(event, PirfStep):
+        elif isinstance(event, TuningStep):
             self.phase = "tuning"
             self.history.add(event)
 
@@ -181,7 +181,7 @@ class TrainingRun:
         return found
 
     @property
-    def best(self) -> PirfStep | None:
+    def best(self) -> TuningStep | None:
         """The update whose state is the best by the figure that was chosen."""
         found = [step for step in self.history.held if step.update]
         return min(found, key=lambda step: getattr(step, self.best_by)) if found else None

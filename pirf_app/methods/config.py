@@ -1,0 +1,104 @@
+"""What a fine-tuning run is asked for: what all methods share, and what is each one's own."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..diffusion.network import SUFFIXES
+from ..diffusion.sampler import check_steps
+from ..pdes import InputError
+from ..pdes.base import check_seed, check_whole, shown
+from .rewards import NORMS
+
+BEST_BY = ("validation_solve_error", "validation_residual")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Recipe. `last_steps` is K: the tuned weights make the last K steps of a trajectory; `trainable` a suffix of the
+    network ("last", "highres", "decoder", "all"); `pool` how much a run draws to learn from; `pool_steps` the step
+    counts of the trajectories that it draws, in turn; `drift` weighs the change of the weights (mean square); `ema` is
+    the most that the weight average keeps at an update (less early on); `chunk` how many samples are worked on between
+    two events; `best_by` the validation figure that says which state was the best. Raises InputError for a value out of
+    range."""
+
+    updates: int = 900
+    last_steps: int = 1
+    trainable: str = "decoder"
+    pool: int = 768
+    pool_steps: tuple[int, ...] = (10,)
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 20
+    drift: float = 1.0
+    clip: float = 1.0
+    ema: float = 0.99
+    validate_every: int = 50
+    validation: int = 32
+    best_by: str = BEST_BY[0]
+    chunk: int = 8
+    seed: int = 0
+    learns_from_data: ClassVar[bool] = False  # the pool is one of solver fields, not of trajectories
+
+    def __post_init__(self):
+        check_seed(self.seed)
+        for name in ("updates", "last_steps", "pool", "batch", "warmup", "validate_every", "validation", "chunk"):
+            check_whole(name, getattr(self, name), 1, 10**6)
+        for name in ("learning_rate", "clip"):
+            if not _is_number(getattr(self, name)) or not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number above 0, not {shown(getattr(self, name))}")
+        self._check_weights("drift")
+        if not _is_number(self.ema) or not 0 <= self.ema < 1:
+            raise InputError(f"ema must be at least 0 and below 1, not {shown(self.ema)}")
+        self._check_choice("trainable", SUFFIXES)
+        self._check_choice("best_by", BEST_BY)
+        if not self.pool_steps or min(map(check_steps, self.pool_steps)) <= self.last_steps:
+            raise InputError(
+                f"pool_steps must be step counts above last_steps ({self.last_steps}), not {self.pool_steps}"
+            )
+        if self.pool < len(self.pool_steps):
+            raise InputError(f"a pool of {self.pool} is too small for {len(self.pool_steps)} step counts")
+
+    def _check_weights(self, *names: str) -> None:
+        for name in names:
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number of at least 0, not {shown(getattr(self, name))}")
+
+    def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
+        if getattr(self, name) not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}, not {shown(getattr(self, name))}")
+
+
+@dataclass(frozen=True)
+class PirfConfig(TuningConfig):
+    """PIRF's own: `norm` of the reward, `error_weight` of its second norm, `hold` weighs the distance in that norm from
+    the baseline's samples, `anchor` that of the input channels (in units of the linear denoiser's error)."""
+
+    norm: str = "two-norm"
+    error_weight: float = 1.0
+    hold: float = 0.0
+    anchor: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_weights("error_weight", "hold", "anchor")
+        self._check_choice("norm", NORMS)
+
+
+@dataclass(frozen=True)
+class PidmConfig(TuningConfig):
+    """PIDM's own: `residual_weight` weighs the residual of the denoised estimate against the denoising loss, both in
+    units of what they were before tuning."""
+
+    learning_rate: float = 3e-4
+    drift: float = 0.0
+    residual_weight: float = 1.0
+    learns_from_data: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_weights("residual_weight")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,101 @@
+"""PIDM: physics-informed diffusion models (Bastek, Sun, Kochmann, arXiv 2403.14404), as a way of fine-tuning.
+
+The network goes on learning to denoise solver fields, and the PDE residual of its denoised estimate is added to the
+loss: the likelihood of a residual of zero under a variance that grows with the noise, as the estimate is a mean over
+what the clean field may be, which need not solve the equation ("mean estimation", eq. 11 to 14). It needs data, and
+never sees a sample of the model.
+
+As in PIRF, the tuned weights make the last K steps only, and the solver's inputs get no gradient from the residual.
+With K one less than the number of steps they act at every noise level but the first, as the paper's do.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import Checkpoint
+from ..diffusion.pretraining import training_data
+from ..parallel import ALONE, Team
+from .config import PidmConfig
+from .events import PoolStep
+from .loop import TuningLoop
+
+PART = 32  # fields drawn between two events: a whole trajectory of Kolmogorov flow
+CALIBRATED = 64  # fields that the units are taken from
+Batch = tuple[Tensor, Tensor, Tensor]  # clean fields, noise, noise levels
+
+
+class PidmTuning(TuningLoop):
+    """A PIDM run: a pool of solver fields, and updates of the expert on noisy ones of them."""
+
+    method, config_class = "pidm", PidmConfig
+
+    def __init__(self, base: Checkpoint, config: PidmConfig, workers: Team = ALONE):
+        super().__init__(base, config, workers)
+        size = base.info.resolution
+        self.data = torch.zeros(0, len(self.pde.channels), size, size, device=workers.device)
+        self.data_unit = self.residual_unit = 1.0
+
+    def drawn(self) -> dict[str, Tensor]:
+        return super().drawn() | {"data": self.data}
+
+    def take_drawn(self, tensors: dict[str, Tensor]) -> None:
+        super().take_drawn(tensors)
+        self.data = tensors["data"].to(self.workers.device)
+
+    def draw_pool(self) -> Iterator[PoolStep]:
+        c = self.config
+        while len(self.data) < c.pool:
+            number = len(self.data) // PART + self.workers.rank
+            mine = training_data(self.pde, PART, self.base.info.resolution, c.seed, number)
+            parts = [part.to(self.data) for part in self.workers.gather([mine])]
+            self.data = torch.cat([self.data, *parts])[: c.pool]
+            self.settled = self.events + 1
+            yield PoolStep(c.validation + len(self.data), c.validation + c.pool, 0.0)
+
+    def stand_in(self, steps: int, x: Tensor, sample: Tensor) -> None:
+        self.data = torch.cat([self.data, sample])
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Both terms of the loss are 1 before tuning, over the noise levels that it draws."""
+        chance = torch.Generator().manual_seed(0)
+        clean = self.data[:CALIBRATED]
+        parts = zip(*(x.split(self.config.chunk) for x in (clean, *self._noise(len(clean), chance))), strict=True)
+        terms = torch.stack([len(part[0]) / len(clean) * self._terms(self.model.base, *part)[:2] for part in parts])
+        self.data_unit, self.residual_unit = terms.sum(0).tolist()
+
+    def _noise(self, n: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Standard normal noise `[n, c, N, N]`, and levels `[n]` from sigma_min to the handover, even in the log."""
+        low, high = (math.log(level) for level in (self.base.info.schedule.sigma_min, self.model.handover))
+        noise = torch.randn(n, *self.data.shape[1:], generator=chance)
+        sigma = (low + (high - low) * torch.rand(n, generator=chance)).exp()
+        return noise.to(self.data), sigma.to(self.data)
+
+    def batch(self, chance: torch.Generator) -> Batch:
+        rows = torch.randint(len(self.data), (self.config.batch,), generator=chance)
+        k = int(torch.randint(self.pde.symmetries, (1,), generator=chance))
+        return self.pde.turned(self.data[rows], k), *self._noise(len(rows), chance)
+
+    def objective(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        error, weighted, square = self._terms(self.model.expert, *(x[rows] for x in batch))
+        error = error / self.data_unit
+        loss = error + self.config.residual_weight * weighted / self.residual_unit
+        return loss, torch.stack([loss, error, square]).detach()
+
+    def held_out(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Held-out noise has no clean field to compare with: what the terms are before tuning, by calibration."""
+        return ends.new_tensor(1.0 + self.config.residual_weight), ends.new_ones(())
+
+    def _terms(self, model: torch.nn.Module, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """`[3]`, means: square error of the denoised estimate, in units of the linear estimate's; square residual of
+        it, over the variance (sigma / sigma_min)^2; square residual."""
+        estimate = model(clean + sigma[:, None, None, None] * noise, sigma)
+        error = (estimate - clean).square() / model.prior.error_variance(sigma)
+        fields = self.pde.denormalise(estimate)
+        residual = self.pde.interior(self.pde.residual(self.pde.hold_inputs(fields, fields.detach())))
+        square = residual.square().flatten(1).mean(1)
+        spread = (sigma / self.base.info.schedule.sigma_min).square()
+        return torch.stack([error.mean(), (square / spread).mean(), square.mean()])
