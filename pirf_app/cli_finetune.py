@@ -18,6 +18,7 @@ from .methods.events import DivergedError, Event, PoolStep, TuningStep
 from .methods.finetuning import (
     METHODS,
     PRESETS,
+    SETTINGS,
     Method,
     command_line,
     continued,
@@ -30,8 +31,6 @@ from .methods.rewards import NORMS
 from .methods.tuning import STATES
 from .parallel import team
 from .pdes import InputError, pde_names
-
-SETTINGS = {name for method in METHODS.values() for name in method.settings}
 
 
 def option(name: str, text: str, *flags: str) -> Any:
@@ -166,9 +165,7 @@ def finetune(
 
 def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -> TuningConfig:
     """The recipe for a new run, the same in every process of a team. Raises InputError."""
-    unknown = sorted(set(values) - set(entry.settings))
-    if unknown:
-        raise InputError(f"{entry.title} has no setting {unknown[0].replace('_', '-')!r}")
+    entry.check_settings(values)
     values = continued(begin) | values
     config = entry.config(**values)
     if preset is None:

@@ -14,6 +14,7 @@ from test_evaluation import ROW
 
 from pirf_app import cli, statistics
 from pirf_app.library import Library
+from pirf_app.methods.finetuning import METHODS
 from pirf_app.pdes import get_pde, pde_names
 
 every_pde = pytest.mark.parametrize("name", pde_names())
@@ -169,15 +170,17 @@ def test_errors_of_the_system_are_one_sentence(monkeypatch, capsys):
 TUNE = ["finetune", "--pde", "poisson", "--updates", 4, "--pool", 8, "--batch", 4, "--pool-steps", 5, "--seed", 1]
 
 
-def test_finetune_and_log(folder, capsys):
-    assert run(*TUNE, "--out", "my.safetensors", "--log", "events.jsonl") == 0
+@pytest.mark.parametrize("method", METHODS)
+def test_finetune_and_log(folder, capsys, method):
+    tune = [*TUNE, "--method", method]
+    assert run(*tune, "--out", "my.safetensors", "--log", "events.jsonl") == 0
     assert "my.safetensors" in capsys.readouterr().out
     with open("events.jsonl") as file:
         events = [json.loads(line) for line in file]
     assert [e["update"] for e in events if e["event"] == "TuningStep"] == [0, 1, 2, 3, 4]
     assert run("sample", "--pde", "poisson", "--method", "./my.safetensors", "--n", 1, "--steps", 5) == 0
-    assert Library(folder).load_file("my.safetensors").info.method == "pirf"
-    assert run(*TUNE, "--out", "my.safetensors", "--resume") == 0
+    assert Library(folder).load_file("my.safetensors").info.method == method
+    assert run(*tune, "--out", "my.safetensors", "--resume") == 0
 
 
 def test_a_preset_is_refused_or_kept_within_its_time(folder, capsys):

@@ -74,6 +74,7 @@ FINETUNE = {
     "last-steps": [0, 99],
     "trainable": ["encoder"],
     "norm": ["l7"],
+    "residual-weight": [1],  # PIDM's
     "learning-rate": ["nan", -1],
     "error-weight": ["nan"],
     "hold": [-1],

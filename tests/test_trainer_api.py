@@ -69,6 +69,8 @@ def test_finetune_streams_and_gives_figures_and_a_file(clients, tiny_library):
         ({"preset": "1h"}, "unknown preset"),
         ({"updates": 2, "pde": "heat"}, "unknown PDE"),
         ({"updates": 2, "method": "magic"}, "unknown fine-tuning method"),
+        ({"updates": 2, "method": "pidm", "norm": "plain"}, "PIDM has no setting 'norm'"),
+        ({"updates": 2, "residual_weight": 2.0}, "PIRF has no setting 'residual-weight'"),
         ({"updates": 2, "start": "pirf"}, "cannot start from"),
         ({"updates": 2, "trainable": "none"}, "trainable must be one of"),
         ({"updates": 2, "name": "../up"}, "a name has"),
@@ -79,6 +81,14 @@ def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, 
     with pytest.raises(AppError, match=words):
         clients[0].predict(**(QUICK | changes), api_name="/finetune")
     assert clients[0].predict(api_name="/models")
+
+
+def test_another_method_is_one_word_away(clients, tiny_library):
+    result = clients[1].predict(**QUICK, method="pidm", residual_weight=2.0, updates=3, api_name="/finetune")
+    assert "--method pidm" in result["command"]
+    assert "--residual-weight 2.0" in result["command"]
+    info = Library(tiny_library.folder).load_file(file_of(result)).info
+    assert (info.method, info.recipe["config"]["residual_weight"]) == ("pidm", 2.0)
 
 
 def test_a_learning_rate_of_ten_ends_in_words_and_the_rest_goes_on(clients):

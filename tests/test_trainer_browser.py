@@ -149,6 +149,47 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     assert page.locator(".chart").count() == 4
 
 
+def test_a_preset_is_fitted_again_when_start_is_pressed(visitor):
+    page = visitor()
+    page.locator("#train-updates input").evaluate("e => e.value = ''")  # what is there is not what is taken
+    page.click("#train-start")
+    page.wait_for_selector(".tile strong")
+    updates = int(re.search(r"Update\s+\d+ of (\d+)", page.inner_text(".tiles")).group(1))
+    assert int(page.input_value("#train-updates input")) == updates > 5
+    assert page.locator("#presets label.selected").inner_text() == "2 minutes"
+    page.click("#train-stop")
+    wait_for_state(page, "Stopped")
+
+
+def test_what_is_entered_counts_even_if_start_is_pressed_at_once(visitor):
+    page = visitor()
+    ask(page, updates=7)
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_function("document.querySelector('#train-updates input').value !== '7'")
+    page.locator("#train-updates input").fill("3")
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    assert count_of(page) == 3
+    assert page.locator("#presets label.selected").count() == 0
+
+
+def test_another_method_shows_its_own_settings(visitor):
+    page = visitor()
+    page.click("#train-method input")
+    page.get_by_role("option", name="PIDM").click()
+    page.wait_for_selector("#advanced button")
+    page.locator("#advanced button").first.click()
+    page.wait_for_selector("#train-residual_weight")
+    for name in ("anchor", "hold", "error_weight"):
+        assert not page.locator(f"#train-{name}").is_visible()
+    assert float(page.input_value("#train-drift input")) == 0
+    ask(page, updates=6)
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    page.wait_for_function("document.querySelector('#own-model input')?.value.includes('-pidm')")
+    assert "--method pidm" in page.input_value("#command textarea, #command input")
+
+
 @pytest.mark.parametrize("width", [390, 1024])
 def test_the_tab_fits_the_page(visitor, width):
     page = visitor(width, "?__theme=dark")

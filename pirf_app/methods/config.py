@@ -39,6 +39,7 @@ class TuningConfig:
     chunk: int = 8
     seed: int = 0
     learns_from_data: ClassVar[bool] = False  # the pool is one of solver fields, not of trajectories
+    short_rate: ClassVar[float] = 3e-4  # learning rate for a run of a few hundred samples
 
     def __post_init__(self):
         check_seed(self.seed)
@@ -90,10 +91,10 @@ class PidmConfig(TuningConfig):
     """PIDM's own: `residual_weight` weighs the residual of the denoised estimate against the denoising loss, both in
     units of what they were before tuning."""
 
-    learning_rate: float = 3e-4
     drift: float = 0.0
     residual_weight: float = 1.0
     learns_from_data: ClassVar[bool] = True
+    short_rate: ClassVar[float] = 1e-3
 
     def __post_init__(self):
         super().__post_init__()

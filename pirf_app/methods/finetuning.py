@@ -40,8 +40,15 @@ class Method:
         """What a recipe may say."""
         return [known.name for known in fields(self.config)]
 
+    def check_settings(self, names: Iterable[str]) -> None:
+        """Raises InputError, naming one of `names` that a recipe of this method may not say."""
+        unknown = sorted(set(names) - set(self.settings))
+        if unknown:
+            raise InputError(f"{self.title} has no setting {unknown[0].replace('_', '-')!r}")
+
 
 METHODS = {method.tuning.method: method for method in (Method("PIRF", PirfTuning), Method("PIDM", PidmTuning))}
+SETTINGS = {name for method in METHODS.values() for name in method.settings}  # of any of them
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 SHORT = ("30s", "2m")
 # For those on equations whose second norm is that of a mean operator: a few hundred samples do not say which way the
@@ -208,7 +215,7 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
     slowest = max(2 * speed.evaluation, speed.update, speed.validation)
     chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
-    chosen |= {"learning_rate": 3e-4 if name in SHORT else kind.learning_rate}
+    chosen |= {"learning_rate": kind.short_rate if name in SHORT else kind.learning_rate}
     held = base.problem.mean_operator and base.info.parent is None and overrides.get("norm") != "plain"
     chosen |= HELD if name in SHORT and held and hasattr(kind, "hold") else {}
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import gradio as gr
 
 from ..methods.events import TuningStep
+from ..methods.finetuning import SETTINGS, find_method
 from ..pdes.base import InputError
 from .lane import Lanes, Place, queued
 from .own import Visitors
@@ -55,18 +56,21 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
         learning_rate: float | None = None,
         drift: float | None = None,
         norm: str | None = None,
+        residual_weight: float | None = None,
         validation: int | None = None,
         validate_every: int | None = None,
         best_by: str | None = None,
         name: str = "",
         request: gr.Request = None,
     ) -> dict:
-        """Fine-tunes a copy of a model: with `preset` (30s, 2m, 10m) for about that time, or with `updates`; whatever
-        else is given is kept. Streams how the run stands, and ends with the same, the history, and the `.safetensors`
-        file; the session that called may name the result in `/compare`. The seed may be text."""
+        """Fine-tunes a copy of a model by a method (pirf, pidm): with `preset` (30s, 2m, 10m) for about that time, or
+        with `updates`; whatever else is given is kept. Streams how the run stands, and ends with the same, the history,
+        and the `.safetensors` file; the session that called may name the result in `/compare`. The seed may be
+        text."""
         values = dict(locals())
         visitor = visitors.of(request.session_hash)
         try:
+            find_method(method).check_settings(k for k in SETTINGS if values.get(k) is not None)
             if preset:
                 base = visitor.models.load(pde, start)
                 config = recipes.preset(preset, base, method, values)
