@@ -6,6 +6,7 @@ from huggingface_hub.repocard_data import CardData
 
 from .checkpoints import CheckpointInfo, file_sha256, read_info
 from .library import Library
+from .methods.finetuning import METHODS
 from .pdes import get_pde
 from .report import format_table
 from .sizes import megabytes
@@ -36,9 +37,10 @@ def model_card(entry: dict, info: CheckpointInfo, rows: list[dict], entries: lis
     parent = next((e["name"] for e in entries if e["sha256"] == info.parent), (info.parent or "")[:12])
     measured = rows_of(info, rows)
     table = format_table(measured) if measured else "Not measured yet."
+    how = f" {METHODS[info.method].does}" if info.method in METHODS else ""
     made = (
-        f"Tuned from `{parent}` with the physics reward (PIRF, arXiv 2509.20570); its weights make the steps from "
-        f"noise level {info.handover:g} on, the parent's all steps before."
+        f"Tuned from `{parent}`{how}; its weights make the steps from noise level {info.handover:g} on, the parent's "
+        "all steps before."
         if tuned
         else "Trained from scratch as a diffusion model of solver data (EDM, arXiv 2206.00364, with the data's "
         "covariance in the preconditioning)."

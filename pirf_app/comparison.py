@@ -13,7 +13,7 @@ from .checkpoints import Checkpoint
 from .diffusion import denoiser
 from .diffusion.sampler import Schedule, initial_noise, together
 from .evaluation import CLOSED, places, residual_rms
-from .library import Library
+from .library import USUAL, Library
 from .pdes import get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid
@@ -112,6 +112,11 @@ def optional_number(name: str, value: object) -> float | None:
 def available(library: Library, pde: str, resolution: int | None = None) -> list[str]:
     """Methods that have a checkpoint for `pde` on the `grid`, "base" first."""
     return library.methods(pde, grid(library, pde, resolution))
+
+
+def usual(methods: Sequence[str]) -> list[str]:
+    """Those of `methods` that are compared unless told otherwise."""
+    return [m for m in methods if m in USUAL] or list(methods)
 
 
 def check_settings(

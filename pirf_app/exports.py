@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .comparison import Comparison, MethodResult, Settings, compare, last
+from .comparison import Comparison, MethodResult, Settings, compare, last, usual
 from .library import Library
 from .pdes import get_pde
 from .pdes.base import InputError
@@ -55,16 +55,7 @@ def read_npz(path: Path) -> Comparison:
             if tuple(r.method for r in results) != settings.methods or not results:
                 raise ValueError("methods do not fit")
             return Comparison(settings, tuple(results), meta["floors"], meta["sentence"], tuple(meta["notes"]))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise InputError(f"{Path(path).name} cannot be read as a comparison ({error})") from None
 
 
@@ -98,6 +89,6 @@ def write_first_view(
     seed: int = 0,
 ) -> Comparison:
     """Computes the comparison that the page opens on and writes it to `path`. Raises InputError."""
-    comparison = last(compare(library, pde, methods or library.methods(pde), steps, n, seed))
+    comparison = last(compare(library, pde, methods or usual(library.methods(pde)), steps, n, seed))
     write_npz(comparison, path)
     return comparison

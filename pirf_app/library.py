@@ -19,6 +19,7 @@ from .pdes import InputError, get_pde
 
 ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
 ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
+USUAL = ("base", "pirf")  # what is compared unless told otherwise
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
@@ -64,9 +65,9 @@ class Library:
         return entries
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """Methods there is a checkpoint for, "base" first."""
+        """Methods there is a checkpoint for, the usual ones first."""
         found = {e["method"] for e in self.manifest() if e["pde"] == pde and resolution in (None, e["resolution"])}
-        return sorted(found, key=lambda m: (m != "base", m))
+        return sorted(found, key=lambda m: (m not in USUAL, m))
 
     def find(self, pde: str, method: str, resolution: int | None = None) -> dict:
         """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""

@@ -4,7 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from .methods.finetuning import METHODS
 from .pdes import InputError
+from .wording import method_title
 
 REPORT = Path(__file__).resolve().parents[1] / "assets" / "benchmark" / "report.json"
 TABLE, SUMMARY = "benchmark", "summary"  # the names of marks: <!-- name --> ... <!-- /name -->
@@ -48,18 +50,22 @@ def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str
 
 
 def format_summary(rows: list[dict]) -> str:
-    """A Markdown table of each PDE's PIRF rows against its baseline's, at `SUMMARY_STEPS` steps."""
-    heads = ["", "NFE", "residual RMS, baseline", "PIRF", "ratio", "forward-solve error, baseline", "PIRF", "ratio"]
-    lines = ["| " + " | ".join([*heads, "conservation, baseline / PIRF"]) + " |", "|" + "---|" * (len(heads) + 1)]
+    """A Markdown table of each PDE's tuned models against its baseline, at `SUMMARY_STEPS` steps; in brackets the ratio
+    to the baseline."""
     found = {(row["pde"], row["method"]): row for row in rows if row["steps"] == SUMMARY_STEPS}
-    for pde in sorted({pde for pde, _ in found}):
-        base, pirf = found.get((pde, "base")), found.get((pde, "pirf"))
-        if base and pirf:
-            cells = [pde.capitalize(), str(base["nfe"])]
-            for name, show in (("residual_rms", number), ("solve_error_median", "{:.2%}".format)):
-                cells += [show(base[name]), show(pirf[name]), f"{pirf[name] / base[name]:.2f}"]
-            cells.append(f"{base['conservation_rate']:.0%} / {pirf['conservation_rate']:.0%}")
-            lines.append("| " + " | ".join(cells) + " |")
+    tuned = [method for method in METHODS if any(known == method for _, known in found)]
+    titles = [method_title(method) for method in tuned]
+    heads = ["", "NFE", "residual RMS, baseline", *titles, "forward-solve error, baseline", *titles]
+    heads.append(f"conservation, baseline / {' / '.join(titles)}")
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for pde in sorted(pde for pde, method in found if method == "base"):
+        base, others = found[pde, "base"], [found.get((pde, method)) for method in tuned]
+        cells = [pde.capitalize(), str(base["nfe"])]
+        for name, show in (("residual_rms", number), ("solve_error_median", "{:.2%}".format)):
+            cells.append(show(base[name]))
+            cells += [f"{show(row[name])} ({row[name] / base[name]:.2f})" if row else "" for row in others]
+        cells.append(" / ".join(f"{row['conservation_rate']:.0%}" if row else "–" for row in (base, *others)))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -39,7 +39,12 @@ def test_the_later_of_two_reports_counts_and_the_summary_is_of_ten_steps(tmp_pat
     assert merged["floors"] == {"darcy": 2, "poisson": 3}
     assert merged["environment"] == {"seed": 0}
     assert format_summary(merged["rows"]).splitlines()[2:] == [
-        "| Darcy | 10 | 2 | 0.5 | 0.25 | 2.00% | 0.50% | 0.25 | 100% / 100% |"
+        "| Darcy | 10 | 2 | 0.5 (0.25) | 2.00% | 0.50% (0.25) | 100% / 100% |"
+    ]
+    both = [*merged["rows"], row("pidm", 1.0), row("base", 1.0) | {"pde": "poisson"}]
+    assert format_summary(both).splitlines()[2:] == [
+        "| Darcy | 10 | 2 | 0.5 (0.25) | 1 (0.50) | 2.00% | 0.50% (0.25) | 1.00% (0.50) | 100% / 100% / 100% |",
+        "| Poisson | 10 | 1 |  |  | 1.00% |  |  | 100% / – / – |",
     ]
     path = tmp_path / "README.md"
     path.write_text("a <!-- summary -->old<!-- /summary --> b")

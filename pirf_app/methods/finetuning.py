@@ -25,9 +25,10 @@ from .pirf import PirfTuning
 
 @dataclass(frozen=True)
 class Method:
-    """A fine-tuning method: how it is named, and its run."""
+    """A fine-tuning method: how it is named, what it does in a few words, and its run."""
 
     title: str
+    does: str
     tuning: type[TuningLoop]
 
     @property
@@ -47,7 +48,13 @@ class Method:
             raise InputError(f"{self.title} has no setting {unknown[0].replace('_', '-')!r}")
 
 
-METHODS = {method.tuning.method: method for method in (Method("PIRF", PirfTuning), Method("PIDM", PidmTuning))}
+METHODS = {
+    method.tuning.method: method
+    for method in (
+        Method("PIRF", "with the physics reward on its samples (PIRF, arXiv 2509.20570)", PirfTuning),
+        Method("PIDM", "on solver data with the residual in its loss (PIDM, arXiv 2403.14404)", PidmTuning),
+    )
+}
 SETTINGS = {name for method in METHODS.values() for name in method.settings}  # of any of them
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 SHORT = ("30s", "2m")
@@ -182,7 +189,8 @@ def estimate(base: Checkpoint, config: TuningConfig, speed: Speed) -> Estimate:
     model = sum(x.nbytes for x in base.base_denoiser.state_dict().values())
     field = len(base.info.normalisation["mean"]) * base.info.resolution**2 * 4
     kept = 3 if config.last_steps > 1 else 2  # state, sample, and what the solver remembers
-    states = (config.pool + config.validation) * field * (kept + 1)
+    in_pool = 2 if config.learns_from_data else kept + 1  # a field, or a state; for a while one more, as they come
+    states = (config.pool * in_pool + config.validation * (kept + 1)) * field
     # Frozen, tuned and validated network; gradient, Adam's two moments, the start, the average and the best, and the
     # two copies that a diverging update is taken back with.
     peak = 3 * model + 8 * 4 * trainable + states + speed.graph_bytes * min(config.chunk, config.batch)

@@ -28,7 +28,7 @@ class CompareControls:
         self.visitors, self.library = visitors, visitors.shared
         self.models = offered(self.library)
         pde = next(iter(self.models))
-        self.default = first or cmp.Settings(pde, tuple(self.models[pde]), 10, 4, 0)
+        self.default = first or cmp.Settings(pde, tuple(cmp.usual(self.models[pde])), 10, 4, 0)
         self.first_pde = self.default.pde if self.default.pde in self.models else pde
         choices = [(get_pde(name).title, name) for name in self.models]
         self.pde = gr.Radio(choices, value=self.first_pde, label="Equation", elem_id="pde", container=False)
@@ -84,10 +84,11 @@ class CompareControls:
         library: Library | None = None,
         resolution: int | None = None,
     ) -> dict:
-        """What can be chosen for `pde`, and what is: unless told otherwise what there was when the server started."""
+        """What can be chosen for `pde`, and what is: unless told otherwise the usual ones of those that there were when
+        the server started."""
         known = self.models.get(pde, [])
         found = cmp.available(library or self.library, pde, resolution) if known else []
-        wanted = known if chosen is None else chosen
+        wanted = cmp.usual(known) if chosen is None else chosen
         value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
 

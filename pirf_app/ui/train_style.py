@@ -15,7 +15,8 @@ TRAIN_CSS = """
 .pair { gap: 0; flex-wrap: nowrap; } .pair > * { min-width: 0 !important; }
 #advanced .form { border: none; } #advanced .block { padding: 4px 6px; min-height: 0; }
 #advanced .pair, #advanced .pair .form { flex-grow: 0; min-height: 0; align-items: flex-start; }
-#advanced > div, #advanced .gap { gap: 2px; }
+#advanced > div, #advanced .gap { gap: 2px; } #advanced .column { gap: 6px; }
+#advanced .pair:not(:has(input)) { display: none; } #advanced .pair label { display: block; padding: 0; }
 #advanced input, #advanced textarea { padding: 5px 8px; } #advanced label > span { margin-bottom: 3px; }
 #advanced .container { font-size: 0.86rem; }
 #estimate { background: var(--block-background-fill); padding: 8px 12px 9px !important; }
