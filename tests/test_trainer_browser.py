@@ -1,12 +1,16 @@
 """The Train tab in a browser: what a visitor does there, and what other visitors do not see."""
 
 import re
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import LANES
 from safetensors.torch import load_file
 from test_app_browser import browser  # noqa: F401 - a fixture
+
+from pirf_app.ui import gpu_training, train
 
 pytestmark = pytest.mark.ui
 CHOICES = "#compare label"
@@ -149,13 +153,21 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     assert page.locator(".chart").count() == 4
 
 
-def test_a_preset_is_fitted_again_when_start_is_pressed(visitor):
-    page = visitor()
-    page.locator("#train-updates input").evaluate("e => e.value = ''")  # what is there is not what is taken
+def test_a_preset_is_fitted_again_when_start_is_pressed(visitor, monkeypatch):
+    page, measured = visitor(), gpu_training.speed
+    before = int(page.input_value("#train-updates input"))
+
+    def slower(*arguments):
+        found = measured(*arguments)
+        return replace(found, update=20 * found.update)
+
+    monkeypatch.setattr(gpu_training, "speed", slower)
+    monkeypatch.setattr(train, "JUST_NOW", 0)
     page.click("#train-start")
     page.wait_for_selector(".tile strong")
     updates = int(re.search(r"Update\s+\d+ of (\d+)", page.inner_text(".tiles")).group(1))
-    assert int(page.input_value("#train-updates input")) == updates > 5
+    assert 5 <= updates < 0.7 * before  # and smaller batches
+    assert int(page.input_value("#train-updates input")) == updates
     assert page.locator("#presets label.selected").inner_text() == "2 minutes"
     page.click("#train-stop")
     wait_for_state(page, "Stopped")
@@ -171,6 +183,31 @@ def test_what_is_entered_counts_even_if_start_is_pressed_at_once(visitor):
     wait_for_state(page, "Complete")
     assert count_of(page) == 3
     assert page.locator("#presets label.selected").count() == 0
+
+
+def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch):
+    page, measured, go, done = visitor(), gpu_training.speed, threading.Event(), []
+
+    def speed(*arguments):
+        go.wait(60)
+        done.append(measured(*arguments))
+        return done[-1]
+
+    monkeypatch.setattr(gpu_training, "speed", speed)
+    page.click("#train-trainable input")
+    page.get_by_role("option", name="Last layer").click()
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_timeout(500)
+    enter(page, "updates", 17)
+    go.set()
+    page.wait_for_function("document.querySelector('#estimate').innerText.includes('for 17')")
+    while len(done) < 2:
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(1000)  # for the preset's recipe to come, and be left out
+    assert page.input_value("#train-updates input") == "17"
+    assert "for 17" in page.inner_text("#estimate")
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_function("document.querySelector('#train-updates input').value !== '17'")
 
 
 def test_another_method_shows_its_own_settings(visitor):

@@ -29,3 +29,8 @@ STOPPING = """() => {
     if (pill) pill.textContent = "Stopping";
 }"""
 NO_PRESET = "() => null"  # what is entered is no preset's recipe any more, and Start may be pressed at once
+# A preset's recipe goes into the controls, unless by now something was entered or another preset was chosen.
+FITTED = """(fitted, preset, ...fields) => {
+    const { preset: asked, values } = JSON.parse(fitted || "{}");
+    return asked && asked === preset ? values.map((value, i) => value ?? fields[i]) : fields;
+}"""

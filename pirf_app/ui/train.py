@@ -4,24 +4,23 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import gradio as gr
 from gradio.components.plot import PlotData
 
-from ..checkpoints import Checkpoint
 from ..pdes.base import InputError
 from . import parts, train_parts
 from .charts import HOVER
 from .compare_controls import CompareControls
-from .events import BEFORE, INTO_VIEW, NO_PRESET, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
+from .events import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from .figures import plotly_grid
 from .history import History, charts
 from .lane import Lanes, queued
 from .own import Visitor, Visitors
 from .own_panel import NO_OVERLAY, OwnPanel
-from .recipes import JUST_NOW, Recipes, config_of
-from .start import begin_choices, prepare
+from .recipes import JUST_NOW, Recipes
+from .setup import Setup
+from .start import prepare
 from .train_controls import TrainControls
 from .training import PREVIEW_SAMPLES, TrainingRun
 
@@ -51,8 +50,9 @@ class TrainTab:
                 self.own = OwnPanel(visitors, lanes)
             with gr.Column(scale=4, elem_id="train-live"):
                 self.build_live()
-        self.opened = gr.Textbox("", visible=False)
         self.session, self.loaded_at = gr.Textbox("", visible=False), gr.Number(0, visible=False)
+        self.setup = Setup(visitors, self.recipes, self.controls)
+        self.setup.connect()
         self.own.connect(self.controls.pde, self.controls.begin, self.overlay, compare)
         self.connect()
 
@@ -94,21 +94,8 @@ class TrainTab:
         return [self.figure, self.downloads, *self.files, self.command]
 
     def connect(self) -> None:
-        controls = self.controls
-        recipe = [*controls.fields.values(), controls.preset, controls.estimate]
-        setup = {"trigger_mode": "always_last"} | QUIET | SETUP
-        depends = [controls.begin, controls.fields["trainable"]]
-        chosen = controls.pde.input(self.on_pde, controls.pde, depends, queue=False, **QUIET)
-        chosen.then(self.on_preset, controls.inputs, recipe, **QUIET, **SETUP)
-        method = controls.method.input(controls.for_method, controls.method, recipe[:-2], queue=False, **QUIET)
-        method.then(self.on_preset, controls.inputs, recipe, **QUIET, **SETUP)
-        again = [controls.preset.input, controls.begin.input]
-        gr.on(again, self.on_preset, controls.inputs, recipe, **setup)
-        changed = [component.input for component in controls.fields.values()]
-        gr.on(changed, None, None, controls.preset, js=NO_PRESET, **PRIVATE)
-        gr.on(changed, self.on_estimate, controls.inputs, controls.estimate, **setup)
-        started = [*self.live, *recipe]
-        begun = self.start.click(self.on_start, [*controls.inputs, controls.name], started, **QUIET, **SETUP)
+        inputs, started = [*self.controls.inputs, self.controls.name], [*self.live, *self.setup.found]
+        begun = self.start.click(self.on_start, inputs, started, **QUIET, **SETUP)
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
         for before in (begun, resumed):
@@ -129,49 +116,9 @@ class TrainTab:
         loaded = page.load(self.on_back, asked, back, js=BEFORE, concurrency_limit=16, **QUIET)
         self.own.refresh(loaded.then)
         self.session.change(None, self.session, None, js=REMEMBER, **PRIVATE)
-        controls = self.controls
-        outputs = [*controls.fields.values(), controls.preset, controls.estimate, self.opened]
-        tab.select(self.on_open, [self.opened, *controls.inputs], outputs, **QUIET, **SETUP)
+        self.setup.open(tab)
         self.own.refresh(tab.select)
         return loaded
-
-    def on_open(self, request: gr.Request, opened: str, *values):
-        if opened:
-            return {self.opened: opened}
-        return self.on_preset(request, *values) | {self.opened: "yes"}
-
-    def on_pde(self, pde: str, request: gr.Request):
-        library = self.visitors.library(request.session_hash)
-        return (
-            gr.update(**begin_choices(library, pde)),
-            gr.update(**self.controls.trainable_choices(pde)),
-        )
-
-    def on_preset(self, request: gr.Request, *values):
-        """Fills in the recipe for the time that is chosen; without one, only the estimate is made."""
-        pde, begin, method, preset, fields = self.controls.read(values)
-        if not preset:
-            return self.on_estimate(request, *values)
-        try:
-            base = self.visitors.library(request.session_hash).load(pde, begin)
-            return self.fitted(base, method, self.recipes.preset(preset, base, method, fields))
-        except InputError as error:
-            return {self.controls.estimate: parts.problem(error)}
-
-    def fitted(self, base: Checkpoint, method: str, config: Any) -> dict:
-        """A preset's recipe in the controls, and what it takes."""
-        found = train_parts.estimate(self.recipes.estimate(base, method, config), config)
-        return self.controls.show(config) | {self.controls.estimate: found}
-
-    def on_estimate(self, request: gr.Request, *values):
-        """What the recipe in the controls takes."""
-        pde, begin, method, _, fields = self.controls.read(values)
-        try:
-            base, config = self.visitors.library(request.session_hash).load(pde, begin), config_of(method, fields)
-            text = train_parts.estimate(self.recipes.check(base, method, config), config)
-        except InputError as error:
-            text = parts.problem(error)
-        return {self.controls.estimate: text}
 
     def on_start(self, request: gr.Request, *values) -> Iterator[dict]:
         """Gets a run ready. A preset is fitted to what this machine does now: when it was chosen, the page itself may
@@ -185,7 +132,7 @@ class TrainTab:
                 yield {self.head: train_parts.MEASURING, self.start: gr.update(interactive=False)}
                 base = visitor.models.load(pde, begin)
                 config = self.recipes.preset(preset, base, method, fields, JUST_NOW)
-                fields, fitted = asdict(config), self.fitted(base, method, config)
+                fields, fitted = asdict(config), self.setup.fitted(preset, base, method, config)
             prepare(visitor, self.recipes, pde, begin, method, fields, name)
             yield self.now(visitor) | fitted
         except InputError as error:

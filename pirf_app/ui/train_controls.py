@@ -1,6 +1,7 @@
 """The controls of the Train tab."""
 
-from dataclasses import fields
+import json
+import time
 from typing import Any
 
 import gradio as gr
@@ -78,6 +79,7 @@ class TrainControls:
                 "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
             )
         self.estimate = gr.HTML(elem_id="estimate")
+        self.fitted = gr.Textbox("", visible=False)
 
     def build_advanced(self) -> None:
         """Further controls, in an accordion of their own."""
@@ -121,12 +123,13 @@ class TrainControls:
         pde, begin, method, preset, *rest = values
         return pde, begin, method, preset, dict(zip(self.fields, rest, strict=True))
 
-    def show(self, config: Any) -> dict:
-        """Updates that put a recipe into the controls."""
+    def fit(self, preset: str, config: Any) -> dict:
+        """An update that has the page put the recipe of a preset into the controls (`FITTED`)."""
         write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
         write["ema"] = lambda share: round(share, 4)
-        known = [f.name for f in fields(config) if f.name in self.fields]
-        return {self.fields[name]: write.get(name, lambda value: value)(getattr(config, name)) for name in known}
+        values = [write.get(k, lambda v: v)(getattr(config, k)) if hasattr(config, k) else None for k in self.fields]
+        # The time makes each of them another value: only that the page takes for a change.
+        return {self.fitted: json.dumps({"preset": preset, "values": values, "at": time.monotonic()})}
 
     def for_method(self, method: str) -> dict:
         """Updates that show the settings of a method, at its defaults where they are not those of the others."""
