@@ -29,8 +29,8 @@ STOPPING = """() => {
     if (pill) pill.textContent = "Stopping";
 }"""
 NO_PRESET = "() => null"  # what is entered is no preset's recipe any more, and Start may be pressed at once
-# A preset's recipe goes into the controls, unless by now something was entered or another preset was chosen.
-FITTED = """(fitted, preset, ...fields) => {
+# A preset's recipe and what it takes go on the page, unless something was entered or another preset chosen by now.
+FITTED = """(fitted, preset, ...now) => {
     const { preset: asked, values } = JSON.parse(fitted || "{}");
-    return asked && asked === preset ? values.map((value, i) => value ?? fields[i]) : fields;
+    return asked && asked === preset ? values.map((value, i) => value ?? now[i]) : now;
 }"""

@@ -25,7 +25,8 @@ class Setup:
     def connect(self) -> None:
         controls, inputs, found = self.controls, self.controls.inputs, self.found
         fields = [*controls.fields.values()]
-        controls.fitted.change(None, [controls.fitted, controls.preset, *fields], fields, js=FITTED, **PRIVATE)
+        shown = [controls.estimate, *fields]
+        controls.fitted.change(None, [controls.fitted, controls.preset, *shown], shown, js=FITTED, **PRIVATE)
         latest = {"trigger_mode": "always_last"} | QUIET | SETUP
         depends = [controls.begin, controls.fields["trainable"]]
         pde = controls.pde.input(self.on_pde, controls.pde, depends, queue=False, **QUIET)
@@ -67,8 +68,8 @@ class Setup:
 
     def fitted(self, preset: str, base: Checkpoint, method: str, config: Any) -> dict:
         """A preset's recipe for the controls, and what it takes."""
-        found = train_parts.estimate(self.recipes.estimate(base, method, config), config)
-        return self.controls.fit(preset, config) | {self.controls.estimate: found}
+        estimate = train_parts.estimate(self.recipes.estimate(base, method, config), config)
+        return self.controls.fit(preset, config, estimate)
 
     def on_estimate(self, request: gr.Request, *values):
         """What the recipe in the controls takes."""

@@ -123,13 +123,14 @@ class TrainControls:
         pde, begin, method, preset, *rest = values
         return pde, begin, method, preset, dict(zip(self.fields, rest, strict=True))
 
-    def fit(self, preset: str, config: Any) -> dict:
-        """An update that has the page put the recipe of a preset into the controls (`FITTED`)."""
+    def fit(self, preset: str, config: Any, estimate: str) -> dict:
+        """An update that has the page show the recipe of a preset and what it takes (`FITTED`)."""
         write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
         write["ema"] = lambda share: round(share, 4)
         values = [write.get(k, lambda v: v)(getattr(config, k)) if hasattr(config, k) else None for k in self.fields]
         # The time makes each of them another value: only that the page takes for a change.
-        return {self.fitted: json.dumps({"preset": preset, "values": values, "at": time.monotonic()})}
+        told = {"preset": preset, "values": [estimate, *values], "at": time.monotonic()}
+        return {self.fitted: json.dumps(told)}
 
     def for_method(self, method: str) -> dict:
         """Updates that show the settings of a method, at its defaults where they are not those of the others."""
