@@ -110,7 +110,7 @@ def optional_number(name: str, value: object) -> float | None:
 
 
 def available(library: Library, pde: str, resolution: int | None = None) -> list[str]:
-    """Methods that have a checkpoint for `pde` on the `grid`, "base" first."""
+    """Methods that have a checkpoint for `pde` on the `grid`, the usual ones first."""
     return library.methods(pde, grid(library, pde, resolution))
 
 

@@ -13,7 +13,7 @@ from .prior import PriorConfig
 
 def native_bfloat16(device: str | torch.device = "cpu") -> bool:
     """Whether `device` computes in bfloat16 natively; a CPU that emulates it is faster in float32. PIRF_BFLOAT16=0 in
-    the environment says no: a recipe and a seed then give the same on every machine, up to rounding."""
+    the environment says no: a recipe and a seed then tune to the same model on every machine, up to rounding."""
     if os.environ.get("PIRF_BFLOAT16") == "0":
         return False
     kind = torch.device(device).type
@@ -78,5 +78,8 @@ class Denoiser(nn.Module):
     def loss(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Mean square error, in every channel in units of the linear estimate's error there, so that a channel of small
         variance counts as much as any other: 1 is no better than the linear estimate."""
-        error = self(clean + sigma[:, None, None, None] * noise, sigma) - clean
-        return (error.square() / self.prior.error_variance(sigma)).mean()
+        return self.error(self(clean + sigma[:, None, None, None] * noise, sigma), clean, sigma)
+
+    def error(self, estimate: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """`loss` of an estimate that has been made."""
+        return ((estimate - clean).square() / self.prior.error_variance(sigma)).mean()

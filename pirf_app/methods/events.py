@@ -27,11 +27,12 @@ class Working:
 @dataclass(frozen=True)
 class TuningStep:
     """One update: the method's loss, RMS residual of the batch, what holds the model (`anchor`: PIRF's change of the
-    inputs; PIDM's denoising loss, 1 before tuning), RMS weight drift, learning rate, seconds; on validating updates
-    also the averaged weights' RMS residual and median forward-solve error on held-out noise, and in words what is
-    suspicious about them.
+    inputs; PIDM's denoising loss, 1 under the base model), RMS weight drift, learning rate, seconds. On validating
+    updates also the averaged weights' RMS residual and median forward-solve error on held-out noise, and in words what
+    is suspicious about them.
 
-    Update 0 is the model that the run starts from: its loss, residual and anchor are those of the held-out noise."""
+    Update 0 is the model that the run starts from: its residual is that of the held-out noise, and so are its loss and
+    anchor where no data are needed for them."""
 
     update: int
     updates: int

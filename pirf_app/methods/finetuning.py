@@ -18,8 +18,9 @@ from ..pdes import InputError
 from ..pdes.base import shown
 from ..sizes import megabytes
 from .config import TuningConfig
+from .events import DivergedError
 from .loop import TuningLoop
-from .pidm import PART, PidmTuning
+from .pidm import CALIBRATED, PART, PidmTuning
 from .pirf import PirfTuning
 
 
@@ -30,6 +31,7 @@ class Method:
     title: str
     does: str
     tuning: type[TuningLoop]
+    rewarded: bool = False  # minus its loss is called a reward
 
     @property
     def config(self) -> type[TuningConfig]:
@@ -51,7 +53,7 @@ class Method:
 METHODS = {
     method.tuning.method: method
     for method in (
-        Method("PIRF", "with the physics reward on its samples (PIRF, arXiv 2509.20570)", PirfTuning),
+        Method("PIRF", "with the physics reward on its samples (PIRF, arXiv 2509.20570)", PirfTuning, True),
         Method("PIDM", "on solver data with the residual in its loss (PIDM, arXiv 2403.14404)", PidmTuning),
     )
 }
@@ -94,7 +96,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take: seconds in all, of them for drawing states, for updates and for validations; bytes of
+    """What a run will take: seconds in all, of them for the pool, for updates and for validations; bytes of
     memory beside the checkpoint; trainable parameters."""
 
     seconds: float
@@ -158,11 +160,14 @@ def measure_speed(
     run.validation.add(config.pool_steps[0], x=x, sample=sample, memory=memory)
     for steps in config.pool_steps:
         run.stand_in(steps, x, sample)
-    run.calibrate()
     graph = _GraphBytes([*run.model.parameters()])
-    with graph:
-        deque(run.one_update(), 0)
-    update, validation = _quickest(run.one_update), _quickest(run.validate)
+    try:
+        deque(run.calibrate(), 0)
+        with graph:
+            deque(run.one_update(), 0)
+        update, validation = _quickest(run.one_update), _quickest(run.validate)
+    except DivergedError:
+        raise InputError("the model that the run would start from gives values that are not finite") from None
     data = _quickest(lambda: run.pde.generate(PART, base.info.resolution, 0)) if config.learns_from_data else 0.0
     return Speed(evaluation / n, update / n, validation / n, graph.total / n, data / PART)
 
@@ -182,7 +187,12 @@ def trajectory_seconds(base: Checkpoint, config: TuningConfig, speed: Speed) -> 
 def estimate(base: Checkpoint, config: TuningConfig, speed: Speed) -> Estimate:
     """What a run of `config` takes at the measured speed."""
     trajectory = trajectory_seconds(base, config, speed)
-    pool = config.validation * trajectory + config.pool * (speed.field if config.learns_from_data else trajectory)
+    pool = config.validation * trajectory
+    if config.learns_from_data:
+        models = 2 if base.info.parent else 1
+        pool += config.pool * speed.field + models * min(config.pool, CALIBRATED) * speed.evaluation
+    else:
+        pool += config.pool * trajectory
     update = config.updates * config.batch * speed.update
     validation = validations(config) * config.validation * speed.validation
     trainable = trainable_parameters(base)[config.trainable]
@@ -216,7 +226,8 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
 
     A third of the time at most goes to the pool and the rest to updates: under the symmetries of the equation a few
     dozen states last for a hundred updates, but they must come from trajectories of the step count that is sampled
-    later. Solver fields cost next to nothing."""
+    later. Of solver fields there are no more than the updates can use four times each, in other noise and under other
+    symmetries."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
     seconds, kind = MARGIN * PRESETS[name], find_method(method).config
@@ -229,11 +240,12 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
     one = kind(**chosen | {"pool": 64, "validation": 64})
     trajectory, checks = trajectory_seconds(base, one, speed), {"30s": 3, "2m": 6, "10m": 12}[name]
-    drawn, largest = (speed.field, 2048) if kind.learns_from_data else (trajectory, 512)
     held_out = trajectory + (checks + 1) * speed.validation  # seconds for one trajectory of the validation
     validation = overrides.get("validation") or min(32, max(4, int(0.12 * seconds / held_out)))
     left = seconds - validation * held_out
-    pool = overrides.get("pool") or min(largest, max(8, int(0.35 * left / max(drawn, 1e-9))))
+    drawn = speed.field if kind.learns_from_data else trajectory
+    most = min(2048, int(left / speed.update / 4)) if kind.learns_from_data else 512
+    pool = overrides.get("pool") or max(8, min(most, int(0.35 * left / max(drawn, 1e-9))))
     updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
     # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
     fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}

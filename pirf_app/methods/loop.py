@@ -38,8 +38,8 @@ class TuningLoop(Tuning):
         """Draws what is missing of the pool."""
 
     @abstractmethod
-    def calibrate(self) -> None:
-        """The units of the objective, from the pool and the model before tuning."""
+    def calibrate(self) -> Iterator[Working]:
+        """Finds the units of the objective, from the pool and the model before tuning."""
 
     @abstractmethod
     def batch(self, chance: torch.Generator) -> Any:
@@ -74,7 +74,7 @@ class TuningLoop(Tuning):
             yield PoolStep(0, c.validation + c.pool, 0.0)
         yield from self.draw_handovers(self.validation, c.validation, VALIDATION_NOISE, 0)
         yield from self.draw_pool()
-        self.calibrate()
+        yield from self.calibrate()
         if "start" not in self.checks:
             loss, anchor = yield from self.validate()
             check = self.checks["start"] = self.checks["last"]

@@ -6,7 +6,8 @@ what the clean field may be, which need not solve the equation ("mean estimation
 never sees a sample of the model.
 
 As in PIRF, the tuned weights make the last K steps only, and the solver's inputs get no gradient from the residual.
-With K one less than the number of steps they act at every noise level but the first, as the paper's do.
+With K one less than the number of steps they act at every noise level but the first, as the paper's do; with K = 1 at
+one level, sigma_min, where the variance is the same for all.
 """
 
 import math
@@ -19,7 +20,7 @@ from ..checkpoints import Checkpoint
 from ..diffusion.pretraining import training_data
 from ..parallel import ALONE, Team
 from .config import PidmConfig
-from .events import PoolStep
+from .events import PoolStep, Working
 from .loop import TuningLoop
 
 PART = 32  # fields drawn between two events: a whole trajectory of Kolmogorov flow
@@ -36,14 +37,17 @@ class PidmTuning(TuningLoop):
         super().__init__(base, config, workers)
         size = base.info.resolution
         self.data = torch.zeros(0, len(self.pde.channels), size, size, device=workers.device)
-        self.data_unit = self.residual_unit = 1.0
+        self.units: Tensor | None = None  # `[2]`, of denoising error and residual: what the base model has
+        self.begun: Tensor | None = None  # `[2]`, the same of the model that the run starts from, in those units
 
     def drawn(self) -> dict[str, Tensor]:
-        return super().drawn() | {"data": self.data}
+        known = {"data": self.data, "units": self.units, "begun": self.begun}
+        return super().drawn() | {name: x for name, x in known.items() if x is not None}
 
     def take_drawn(self, tensors: dict[str, Tensor]) -> None:
         super().take_drawn(tensors)
         self.data = tensors["data"].to(self.workers.device)
+        self.units, self.begun = tensors.get("units"), tensors.get("begun")
 
     def draw_pool(self) -> Iterator[PoolStep]:
         c = self.config
@@ -58,21 +62,35 @@ class PidmTuning(TuningLoop):
     def stand_in(self, steps: int, x: Tensor, sample: Tensor) -> None:
         self.data = torch.cat([self.data, sample])
 
-    @torch.no_grad()
-    def calibrate(self) -> None:
-        """Both terms of the loss are 1 before tuning, over the noise levels that it draws."""
-        chance = torch.Generator().manual_seed(0)
+    def calibrate(self) -> Iterator[Working]:
+        """Both terms of the loss are 1 under the base model, over the noise levels that it draws."""
+        if self.units is not None:
+            return
         clean = self.data[:CALIBRATED]
-        parts = zip(*(x.split(self.config.chunk) for x in (clean, *self._noise(len(clean), chance))), strict=True)
-        terms = torch.stack([len(part[0]) / len(clean) * self._terms(self.model.base, *part)[:2] for part in parts])
-        self.data_unit, self.residual_unit = terms.sum(0).tolist()
+        n, models = len(clean), [self.model.base, self.model.expert]
+        models = models[: 2 if self.base.info.parent else 1]
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+        sigma = self._levels((torch.arange(n) + 0.5) / n).to(clean)
+        found, done = torch.zeros(len(models), 2), 0
+        for parts in zip(*(x.split(self.config.chunk) for x in (clean, noise, sigma)), strict=True):
+            if done:
+                yield Working(0, done, n, 0.0)
+            with torch.no_grad():
+                terms = torch.stack([self._terms(model, *parts)[:2] for model in models])
+            found += len(parts[0]) / n * terms.cpu()
+            done += len(parts[0])
+        self.units, self.begun = found[0], found[-1] / found[0]
+        self.settled = self.events
+
+    def _levels(self, share: Tensor) -> Tensor:
+        """Noise levels for shares from 0 to 1: from sigma_min to the handover, even in the logarithm."""
+        low, high = (math.log(level) for level in (self.base.info.schedule.sigma_min, self.model.handover))
+        return (low + (high - low) * share).exp()
 
     def _noise(self, n: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Standard normal noise `[n, c, N, N]`, and levels `[n]` from sigma_min to the handover, even in the log."""
-        low, high = (math.log(level) for level in (self.base.info.schedule.sigma_min, self.model.handover))
+        """Standard normal noise `[n, c, N, N]`, and levels `[n]`."""
         noise = torch.randn(n, *self.data.shape[1:], generator=chance)
-        sigma = (low + (high - low) * torch.rand(n, generator=chance)).exp()
-        return noise.to(self.data), sigma.to(self.data)
+        return noise.to(self.data), self._levels(torch.rand(n, generator=chance)).to(self.data)
 
     def batch(self, chance: torch.Generator) -> Batch:
         rows = torch.randint(len(self.data), (self.config.batch,), generator=chance)
@@ -80,22 +98,24 @@ class PidmTuning(TuningLoop):
         return self.pde.turned(self.data[rows], k), *self._noise(len(rows), chance)
 
     def objective(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-        error, weighted, square = self._terms(self.model.expert, *(x[rows] for x in batch))
-        error = error / self.data_unit
-        loss = error + self.config.residual_weight * weighted / self.residual_unit
+        *terms, square = self._terms(self.model.expert, *(x[rows] for x in batch))
+        error, residual = (term / unit for term, unit in zip(terms, self.units.tolist(), strict=True))
+        loss = error + self.config.residual_weight * residual
         return loss, torch.stack([loss, error, square]).detach()
 
     def held_out(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Held-out noise has no clean field to compare with: what the terms are before tuning, by calibration."""
-        return ends.new_tensor(1.0 + self.config.residual_weight), ends.new_ones(())
+        """Held-out noise has no clean field to compare with: those of the model that the run starts from, on the data
+        of the calibration."""
+        error, residual = self.begun.to(ends)
+        return error + self.config.residual_weight * residual, error
 
     def _terms(self, model: torch.nn.Module, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """`[3]`, means: square error of the denoised estimate, in units of the linear estimate's; square residual of
         it, over the variance (sigma / sigma_min)^2; square residual."""
         estimate = model(clean + sigma[:, None, None, None] * noise, sigma)
-        error = (estimate - clean).square() / model.prior.error_variance(sigma)
+        error = self.model.base.error(estimate, clean, sigma)
         fields = self.pde.denormalise(estimate)
         residual = self.pde.interior(self.pde.residual(self.pde.hold_inputs(fields, fields.detach())))
         square = residual.square().flatten(1).mean(1)
         spread = (sigma / self.base.info.schedule.sigma_min).square()
-        return torch.stack([error.mean(), (square / spread).mean(), square.mean()])
+        return torch.stack([error, (square / spread).mean(), square.mean()])

@@ -21,7 +21,7 @@ from ..evaluation import residual_rms
 from ..parallel import ALONE, Team
 from ..pdes.random_fields import POOL_NOISE
 from .config import PirfConfig
-from .events import PoolStep
+from .events import PoolStep, Working
 from .handover import Handovers
 from .loop import TuningLoop
 from .rewards import ResidualReward
@@ -52,12 +52,13 @@ class PirfTuning(TuningLoop):
     def stand_in(self, steps: int, x: Tensor, sample: Tensor) -> None:
         self.pool.add(steps, x=x, sample=sample, memory=torch.zeros_like(x) if self.config.last_steps > 1 else None)
 
-    def calibrate(self) -> None:
-        """The units of reward and anchor, from the pool."""
+    def calibrate(self) -> Iterator[Working]:
+        """The units of reward and anchor, from the pool; at once."""
         before = torch.cat(list(self.pool.sample.values()))
         self.input_scale = self._input_scale()
         fields, c = self.pde.denormalise(before), self.config
         self.reward = ResidualReward.calibrated(self.pde, fields, c.norm, c.error_weight)
+        yield from ()
 
     def _input_scale(self) -> Tensor:
         """The linear estimate's RMS error in the solver's inputs at the handover, in physical units."""

@@ -17,7 +17,8 @@ from ..parallel import Team, alone_on
 from ..pdes.base import InputError
 from . import gpu
 
-LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02, "field": 0.05}  # seconds, generously
+LENT = {"evaluation": gpu.EVALUATION, "update": 0.012, "validation": 0.02}  # seconds a sample, generously
+FIELD = 0.05  # seconds for one of the solver's, likewise
 KEEP_SECONDS = 5.0
 # Of a task, its beginning and its end apart.
 LEAST_SECONDS, WORK_SECONDS = 15.0, gpu.LONGEST - 2 * gpu.START
@@ -44,7 +45,7 @@ class Kept:
 
 def share(run: Tuning) -> float:
     """Seconds for the next task of a run: what is left of it, as far as one task goes."""
-    found = estimate(run.base, run.config, Speed(**LENT, graph_bytes=0))
+    found = estimate(run.base, run.config, Speed(**LENT, graph_bytes=0, field=FIELD))
     drawn = found.pool_seconds if run.update else 0.0
     left = (found.seconds - drawn) * (1 - run.update / run.config.updates)
     return min(WORK_SECONDS, max(LEAST_SECONDS, left))

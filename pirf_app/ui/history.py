@@ -14,12 +14,13 @@ RECENT = 20  # updates that the speed is taken from
 
 @dataclass
 class History:
-    """The events of a run called `name`, of `updates` updates; `references` are named levels to draw across a figure,
-    by figure ("residual", "error")."""
+    """The events of a run called `name`, of `updates` updates, whose loss is shown as minus a reward if it is
+    `rewarded`; `references` are named levels to draw across a figure, by figure ("residual", "error")."""
 
     name: str
     updates: int
     references: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    rewarded: bool = True
     steps: list[TuningStep] = field(default_factory=list)
     clock: deque = field(default_factory=lambda: deque(maxlen=RECENT))  # (update, time) of late
 
@@ -92,9 +93,11 @@ def charts(history: History, other: History | None = None) -> str:
     def held(name: str) -> list[Curve]:
         return [which.held_out(name, run) for which, run in reversed(both)]
 
-    reward = every("loss", -1)
+    title, sign = ("Reward", -1) if history.rewarded else ("Loss", 1)
+    alike = [which for which, _ in both if which.rewarded == history.rewarded]
+    objective = [curve for curve in every("loss", sign) if curve.run == 0 or len(alike) == 2]
     panels = [
-        Chart("Reward", figure(latest and smooth([-s.loss for s in history.steps if s.update])[-1]), reward),
+        Chart(title, figure(latest and smooth([sign * s.loss for s in history.steps if s.update])[-1]), objective),
         Chart(
             "Residual RMS",
             figure(last and last.validation_residual),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from ..comparison import Settings, available, check_settings
+from ..comparison import Settings, available, check_settings, usual
 from ..library import Library
 from ..pdes.base import InputError
 
@@ -32,6 +32,6 @@ def from_query(library: Library, query: Mapping[str, str], default: Settings) ->
     asked = {k: number(query[k], k) for k in ("resolution", *NUMBERS) if query.get(k)}
     methods = [m for m in query["methods"].split(",") if m] if "methods" in query else list(default.methods)
     if "methods" not in query and pde != default.pde:
-        methods = available(library, pde, asked.get("resolution"))
+        methods = usual(available(library, pde, asked.get("resolution")))
     whole = {k: number(query[k], k) if k in query else getattr(default, k) for k in ("steps", "n", "seed")}
     return check_settings(library, pde, methods, **whole, **asked)

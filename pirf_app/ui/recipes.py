@@ -1,6 +1,7 @@
 """From the controls of the Train tab to a recipe, and what a run of it takes on this machine."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ LIMIT_SECONDS = 3600.0
 SPEED_LASTS, JUST_NOW = 120.0, 10.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
-KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "norm", "best_by", "seed")
+KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "residual_weight")
+KEPT_BY_PRESETS += ("norm", "best_by", "seed")
 SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
 WHOLE = ("updates", "last_steps", "pool", "batch", "warmup", "validate_every", "validation")
 
@@ -75,11 +77,17 @@ class Recipes:
     def speed(self, base: Checkpoint, method: str, config: Any, lasts: float = SPEED_LASTS) -> Speed:
         """The speed for a recipe, as measured no longer ago than `lasts` seconds."""
         key = (base.sha256, method, config.trainable, config.last_steps)
-        known = self._speeds.get(key)
-        if known is None or time.monotonic() - known[0] > lasts:
-            known = time.monotonic(), self.lanes.do(lambda: gpu_training.speed(base, config, method))
-            self._speeds[key] = known
-        return known[1]
+
+        def known() -> Speed | None:
+            then, found = self._speeds.get(key, (-math.inf, None))
+            return found if time.monotonic() - then <= lasts else None
+
+        def measured() -> Speed:
+            if known() is None:  # whoever had the turn before may have measured it
+                self._speeds[key] = time.monotonic(), gpu_training.speed(base, config, method)
+            return self._speeds[key][1]
+
+        return known() or self.lanes.do(measured)
 
     def preset(
         self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any], lasts: float = SPEED_LASTS

@@ -71,7 +71,7 @@ def prepare(
         pde=pde,
         words=" · ".join([problem.title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]),
         base=base,
-        history=History(name, config.updates, levels),
+        history=History(name, config.updates, levels, kind.rewarded),
         folder=folder,
         build=lambda: kind.tuning(base, config, workers()),
         restore=lambda path: kind.tuning.load(base, path, workers()),

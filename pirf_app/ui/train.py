@@ -135,9 +135,14 @@ class TrainTab:
                 fields, fitted = asdict(config), self.setup.fitted(preset, base, method, config)
             prepare(visitor, self.recipes, pde, begin, method, fields, name)
             yield self.now(visitor) | fitted
+            return
         except InputError as error:
-            head = train_parts.head(visitor.run) if visitor.run else ""
-            yield {self.head: parts.problem(error) + head} | self.button_states(visitor.run)
+            said = parts.problem(error)
+        except Exception:
+            log.exception("a run was not started")
+            said = parts.problem(FAILED)
+        head = train_parts.head(visitor.run) if visitor.run else ""
+        yield {self.head: said + head} | self.button_states(visitor.run)
 
     def on_resume(self, request: gr.Request):
         visitor = self.visitors.of(request.session_hash)

@@ -33,7 +33,7 @@ NUMBERS = {
     "validation": "Held-out",
     "validate_every": "Check every",
 }
-# Side by side; no method has both of the middle ones of the third row.
+# Side by side; no method has both of the last two of the third row.
 ROWS = ("batch pool", "learning_rate warmup", "drift residual_weight anchor", "error_weight hold", "clip ema")
 ROWS += ("validation validate_every",)
 FIRST = next(iter(METHODS))

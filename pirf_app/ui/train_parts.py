@@ -13,9 +13,10 @@ from .parts import as_sentence, grid_width, preview, problem, waiting
 from .training import TrainingRun
 
 NOTHING = """<div class="empty"><b>No run yet.</b> Choose how long it may take and press Start. A copy of the model is
-tuned, by PIRF with the physics as a reward on its samples, by PIDM with the physics in the loss it learned to denoise
-data with. You see reward, residual and forward-solve error from the first update on, and samples from the same noise
-before and after. What it learns is yours: compare it with the others, download it, go on from it.</div>"""
+tuned: by PIRF with the physics as a reward on its samples, by PIDM with the residual in the loss that it learned to
+denoise data with. You see reward or loss, residual and forward-solve error from the first update on, and samples from
+the same noise before and after. What it learns is yours: compare it with the others, download it, go on from it.
+</div>"""
 MEASURING = '<div class="caption">Measuring this machine, to fit the run to the time …</div>'
 PILLS = {
     "waiting": ("Waiting", ""),
