@@ -213,7 +213,8 @@ def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):
     changes = tab.on_stop(SimpleNamespace(session_hash="a"))
     assert visitor.run.phase == "stopped"
     assert [changes[button]["interactive"] for button in tab.buttons] == [True, False, False, True]
-    assert list(tab.on_run(SimpleNamespace(session_hash="a"))) == []
+    (said,) = tab.on_run(SimpleNamespace(session_hash="a"))  # nothing, in so many words
+    assert said == {tab.head: gr.skip()}
 
 
 def test_a_failure_is_told_and_the_buttons_come_back(tab):
@@ -232,10 +233,11 @@ def test_a_failure_is_told_and_the_buttons_come_back(tab):
 @pytest.mark.parametrize(
     ("known", "chosen", "value"),
     [
-        (["base", "pirf"], None, ["base", "pirf"]),
-        (["base"], None, ["base"]),
-        (["gone", "pirf"], None, ["pirf"]),
-        (["gone", "gone too", "gone as well"], None, ["base", "pirf"]),
+        (["base", "pirf"], None, ["base", "pirf", "my:darcy-16-pirf"]),
+        (["base"], None, ["base", "my:darcy-16-pirf"]),
+        (["gone", "pirf"], None, ["pirf", "my:darcy-16-pirf"]),
+        (["gone", "gone too", "gone as well"], None, ["base", "pirf", "my:darcy-16-pirf"]),
+        (["base", "pirf"], ["base"], ["base"]),
         (["gone", "base"], ["gone", "my:darcy-16-pirf"], ["my:darcy-16-pirf"]),
     ],
 )

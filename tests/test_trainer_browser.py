@@ -141,6 +141,9 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     )
     page.click("#train-start")
     page.wait_for_selector("#train-head .problem")
+    page.wait_for_timeout(1000)
+    assert "earning_rate must be" in page.inner_text("#train-head")
+    assert page.locator("#train-start").inner_text() == "Start"
     enter(page, "learning_rate", 0.001)
     enter(page, "updates", 10)
     page.click("#train-start")
@@ -149,6 +152,13 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     wrong.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
     page.set_input_files("#own input[type=file]", wrong)
     page.wait_for_selector("#own-told .problem")
+    enter(page, "name", "a/b")
+    page.click("#train-start")
+    page.wait_for_selector("#train-head .problem")
+    page.wait_for_timeout(1000)
+    assert "a name has" in page.inner_text("#train-head")
+    assert page.locator("#train-stage .heatmaplayer image").count() > 0
+    assert page.locator("#train-reset").is_enabled()
     assert "wrong.safetensors" in page.inner_text("#own-told")
     assert page.locator(".chart").count() == 4
 
@@ -201,9 +211,8 @@ def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch)
     enter(page, "updates", 17)
     go.set()
     page.wait_for_function("document.querySelector('#estimate').innerText.includes('for 17')")
-    while len(done) < 2:
-        page.wait_for_timeout(100)
-    page.wait_for_timeout(1000)  # for the preset's recipe to come, and be left out
+    page.wait_for_timeout(1500)  # for the preset's recipe to come, and be left out
+    assert len(done) == 1
     assert page.input_value("#train-updates input") == "17"
     assert "for 17" in page.inner_text("#estimate")
     page.click("#presets label:has-text('30 seconds')")

@@ -166,6 +166,7 @@ class CompareTab:
         request: gr.Request,
     ):
         library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
+        yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
         try:
             settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, resolution)
             for ahead in queued(place):
@@ -226,8 +227,8 @@ class CompareTab:
     def on_files(self, result: tuple | None, shown: str):
         comparison = self.on_show(result, shown)
         if comparison is None:
-            return
-        if comparison is self.first:
+            yield [gr.skip()] * len(self.files)
+        elif comparison is self.first:
             self.first_files = self.first_files or export(comparison, Path(tempfile.mkdtemp(prefix="pirf-")))
             yield self.first_files
         else:

@@ -9,7 +9,7 @@ from .. import resolutions
 from ..library import Library
 from ..pdes import get_pde
 from ..pdes.base import InputError
-from ..wording import method_title
+from ..wording import OWN, method_title
 from . import links, words
 from .events import PRIVATE
 from .models import offered, recommended
@@ -85,11 +85,14 @@ class CompareControls:
         resolution: int | None = None,
     ) -> dict:
         """What can be chosen for `pde`, and what is: unless told otherwise the usual ones of those that there were when
-        the server started."""
+        the server started, and what the visitor has made or added last."""
         known = self.models.get(pde, [])
         found = cmp.available(library or self.library, pde, resolution) if known else []
         wanted = cmp.usual(known) if chosen is None else chosen
         value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
+        if chosen is None:
+            newest = [m for m in found if m.startswith(OWN)][-2:]  # a run leaves two: its last state and the best
+            value += [m for m in newest if m not in value]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
 
     def schedule_hint(self, pde: str, name: str, resolution: int | None = None) -> dict:
@@ -98,8 +101,8 @@ class CompareControls:
             grid = resolution or resolutions.grid(self.library, pde)
             own = getattr(recommended(self.library, pde, self.models[pde][0], grid), name)
         except (InputError, LookupError):
-            return {"placeholder": "the checkpoint's own"}
-        return {"placeholder": f"the checkpoint's own: {own:g}"}
+            return {"placeholder": "the model's own"}
+        return {"placeholder": f"{own:g}, the model's own"}
 
     def on_pde(self, pde: str, request: gr.Request):
         hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from gradio.components.plot import PlotData
 
+from .charts import steps
 from .panels import Column, Grid
 from .words import Axis
 
@@ -143,7 +144,14 @@ def square(around: tuple[Axis, Axis]) -> float:
     return (right - left) / (top - bottom)
 
 
+def tick(value: float) -> str:
+    """0.3, −20, 2×10<sup>−5</sup>."""
+    digits, _, power = f"{value:.4g}".partition("e")
+    return (f"{digits}×10<sup>{int(power)}</sup>" if power else digits).replace("-", "−")
+
+
 def colour_axis(column: Column, centre: float, share: float, height: int) -> dict:
+    values = steps(column.low, column.high, 3)
     bar = {
         "orientation": "h",
         "x": centre,
@@ -152,7 +160,8 @@ def colour_axis(column: Column, centre: float, share: float, height: int) -> dic
         "yanchor": "top",
         "len": share * 0.86,
         "thickness": 9,
-        "nticks": 4,
+        "tickvals": values,
+        "ticktext": [tick(value) for value in values],
         "ticks": "outside",
         "ticklen": 3,
         "tickfont": {"size": 11},
@@ -160,7 +169,6 @@ def colour_axis(column: Column, centre: float, share: float, height: int) -> dic
         "outlinewidth": 0,
         "xpad": 0,
         "ypad": 0,
-        "exponentformat": "power",
     }
     return {"colorscale": colour_scale(column.colours), "cmin": column.low, "cmax": column.high, "colorbar": bar}
 

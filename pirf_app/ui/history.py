@@ -2,14 +2,14 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 from ..methods.events import TuningStep
 from ..wording import percent
 from .charts import Chart, Curve, draw, smooth, updates_axis
 
-RECENT = 20  # updates that the speed is taken from
+RECENT, LEAST = 20, 1.0  # updates that the speed is taken from, and seconds
 
 
 @dataclass
@@ -54,10 +54,10 @@ class History:
 
     def speed(self) -> float | None:
         """Updates a second, lately, by the clock on the wall: others may be computing too."""
-        if len(self.clock) < 2:
+        if not self.clock:
             return None
         (first, began), (last, ended) = self.clock[0], self.clock[-1]
-        return (last - first) / max(ended - began, 1e-6)
+        return (last - first) / (ended - began) if ended - began >= LEAST else None
 
     def curves(self, figure: str, sign: int = 1, run: int = 0) -> list[Curve]:
         """A figure of every update: as it is, and smoothed. Of a run laid over another one the smoothed curve only."""
@@ -73,8 +73,8 @@ class History:
 
 
 def precise(share: float) -> str:
-    """A share in percent, to three digits or so: small changes are what a run is about."""
-    return f"{100 * share:.2f} %" if share >= 1e-3 else f"{100 * share:.3g} %"
+    """A share in percent, to three digits: small changes are what a run is about."""
+    return f"{100 * share:#.3g} %".replace(". ", " ")
 
 
 def figure(value: float | None, write=lambda v: f"{v:.3g}") -> str:
@@ -93,6 +93,7 @@ def charts(history: History, other: History | None = None) -> str:
     def held(name: str) -> list[Curve]:
         return [which.held_out(name, run) for which, run in reversed(both)]
 
+    drift = [replace(c, look="smooth") for c in every("drift") if c.look == "raw" or c.run]  # it has no noise
     title, sign = ("Reward", -1) if history.rewarded else ("Loss", 1)
     alike = [which for which, _ in both if which.rewarded == history.rewarded]
     objective = [curve for curve in every("loss", sign) if curve.run == 0 or len(alike) == 2]
@@ -113,14 +114,15 @@ def charts(history: History, other: History | None = None) -> str:
             log=True,
             write=percent,
         ),
-        Chart("Weight drift", figure(latest and latest.drift), [c for c in every("drift") if c.look != "raw"]),
+        Chart("Weight drift", figure(latest and latest.drift), drift),
     ]
     axis = updates_axis(max(which.updates for which, _ in both))
     legend = [("raw run0", "each update"), ("smooth run0", "smoothed"), ("held run0", "held-out noise")]
-    legend += [("reference", "reference")] if any(history.references.values()) else []
+    drawn = "".join(draw(p, axis) for p in panels)
+    legend += [("reference", "reference")] if 'class="reference"' in drawn else []
     legend += [("smooth run1", other.name)] if other else []
     keys = "".join(key(look, text) for look, text in legend)
-    return f'<div class="keys">{keys}</div><div class="charts">{"".join(draw(p, axis) for p in panels)}</div>'
+    return f'<div class="keys">{keys}</div><div class="charts">{drawn}</div>'
 
 
 def key(look: str, text: str) -> str:

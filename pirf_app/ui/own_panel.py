@@ -91,11 +91,14 @@ class OwnPanel:
             return dict.fromkeys(self.lists, gr.skip())
         models = visitor.models
         mine = models.mine()
-        shown = visitor.run.history if visitor.run else None
-        laid = [model.name for model in mine if model.history is not None and model.history is not shown]
-        new = [model.method for model in mine if model.method not in visitor.listed]
+        run = visitor.run
+        others = [m for m in mine if m.history is not None and run and m.history is not run.history]
+        laid = [model.name for model in others if model.info.pde == run.pde]
+        fresh = [model for model in mine if model.method not in visitor.listed]
+        new = [model.method for model in fresh]
         visitor.listed = {model.method for model in mine}
-        chosen = self.choices(models, own)
+        made = run.models.get("last") if run else None
+        chosen = self.choices(models, made.name if made in fresh else fresh[-1].name if fresh else own)
         path = str(models.own(chosen["value"]).path) if mine else None
         visitor.overlay = overlay if overlay in laid else NO_OVERLAY
         sizes, compared_methods = self.compare.on_return(compared, [*methods, *new], grid, request)

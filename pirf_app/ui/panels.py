@@ -135,12 +135,15 @@ def frame_grids(shown: Shown) -> list[Grid]:
         for k in frames:
             name = f"{names[k]} − {names[0]}" if change else names[k]
             title = f"change {name}" if change else pde.channels[k].title + (" (the input)" if k == 0 else "")
+            under = shown.under("difference")
+            if change and k == 0:
+                title, under = "no change yet: frame 1", [""] * count
             less, difference = f"{names[k]} − solver's {names[k]}", with_unit("difference", unit)
             columns = [
                 Column(title, label, *scale, own[k], [""] * count),
                 residual,
                 Column(f"solver's {name}", label, *scale, exact[k], [f"for the {given(pde)}"] * count),
-                Column(less, difference, *error_scale, errors[k], shown.under("difference")),
+                Column(less, difference, *error_scale, errors[k], under),
             ]
             made.append(shown.grid(columns))
     return made

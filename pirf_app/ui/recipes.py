@@ -15,7 +15,7 @@ from . import gpu_training
 from .lane import Lanes
 
 LIMIT_SECONDS = 3600.0
-SPEED_LASTS, JUST_NOW = 120.0, 10.0  # seconds
+SPEED_LASTS, JUST_NOW = 120.0, 1.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
 KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "residual_weight")

@@ -75,7 +75,8 @@ class Setup:
         """What the recipe in the controls takes."""
         pde, begin, method, _, fields = self.controls.read(values)
         try:
-            base, config = self.visitors.library(request.session_hash).load(pde, begin), config_of(method, fields)
+            base = self.visitors.library(request.session_hash).load(pde, begin)
+            config = config_of(method, self.controls.filled(method, fields))
             text = train_parts.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:
             text = parts.problem(error)

@@ -106,6 +106,7 @@ class SweepPanel:
     def on_run(self, pde, resolution, methods, n, seed, sigma_min, sigma_max, rho, ticket, request: gr.Request):
         tab, lanes, rows = self.tab, self.tab.lanes, []
         library, place = tab.visitors.library(request.session_hash), lanes.sampling.join()
+        yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
         own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
         try:
             asked = check_sweep(library, pde, methods, SWEEP_STEPS, n, seed, **own)

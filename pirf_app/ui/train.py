@@ -93,8 +93,14 @@ class TrainTab:
         """What a run changes at its end."""
         return [self.figure, self.downloads, *self.files, self.command]
 
+    @property
+    def nothing(self) -> dict:
+        """Takes away what a run has left at its end."""
+        hidden = dict.fromkeys([self.downloads, self.command], gr.update(visible=False))
+        return hidden | {self.figure: None}
+
     def connect(self) -> None:
-        inputs, started = [*self.controls.inputs, self.controls.name], [*self.live, *self.setup.found]
+        inputs, started = [*self.controls.inputs, self.controls.name], [*self.live, *self.results, *self.setup.found]
         begun = self.start.click(self.on_start, inputs, started, **QUIET, **SETUP)
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
         outputs = [*self.live, *self.results]
@@ -133,8 +139,8 @@ class TrainTab:
                 base = visitor.models.load(pde, begin)
                 config = self.recipes.preset(preset, base, method, fields, JUST_NOW)
                 fields, fitted = asdict(config), self.setup.fitted(preset, base, method, config)
-            prepare(visitor, self.recipes, pde, begin, method, fields, name)
-            yield self.now(visitor) | fitted
+            prepare(visitor, self.recipes, pde, begin, method, self.controls.filled(method, fields), name)
+            yield self.now(visitor) | fitted | self.nothing
             return
         except InputError as error:
             said = parts.problem(error)
@@ -154,6 +160,7 @@ class TrainTab:
         """The visitor's run, from the line of those who wait to its end."""
         visitor = self.visitors.of(request.session_hash)
         run = visitor.run
+        yield {self.head: gr.skip()}  # a generator that ends without a word empties every output
         if run is None or not run.claim():
             return
         shown = 0.0
@@ -253,9 +260,8 @@ class TrainTab:
             return self.button_states(run)
         run.discard()
         visitor.run = None
-        hidden = dict.fromkeys([self.above, self.downloads, self.command], gr.update(visible=False))
-        empty = dict.fromkeys([self.curves, self.verdict, self.preview], "")
-        return self.button_states(None) | hidden | empty | {self.head: train_parts.NOTHING, self.figure: None}
+        empty = dict.fromkeys([self.curves, self.verdict, self.preview], "") | {self.above: gr.update(visible=False)}
+        return self.button_states(None) | empty | self.nothing | {self.head: train_parts.NOTHING}
 
     def on_sample(self, sample: int, request: gr.Request):
         run = self.visitors.of(request.session_hash).run

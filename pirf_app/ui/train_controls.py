@@ -11,6 +11,7 @@ from ..methods.config import BEST_BY, PirfConfig
 from ..methods.finetuning import METHODS, trainable_parameters
 from ..methods.rewards import NORMS
 from ..pdes import get_pde
+from ..pdes.base import InputError
 from .recipes import PRESET_TITLES
 from .start import begin_choices
 from .train_parts import FIGURES
@@ -61,14 +62,13 @@ class TrainControls:
             with gr.Row(elem_classes="pair"):
                 self.fields = {
                     "updates": gr.Number(
-                        config.updates, label="Updates", precision=0, minimum=1, min_width=80, elem_id="train-updates"
+                        config.updates, label="Updates", precision=0, min_width=80, elem_id="train-updates"
                     )
                 }
                 self.fields["last_steps"] = gr.Number(
                     config.last_steps,
                     label="K, last steps",
                     precision=0,
-                    minimum=1,
                     min_width=80,
                     elem_id="train-last_steps",
                 )
@@ -122,6 +122,13 @@ class TrainControls:
         """PDE, starting checkpoint, method, preset and the fields of the recipe, by name."""
         pde, begin, method, preset, *rest = values
         return pde, begin, method, preset, dict(zip(self.fields, rest, strict=True))
+
+    def filled(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """`fields`, if the method misses none of its numbers. Raises InputError."""
+        for name in METHODS[method].settings if method in METHODS else ():
+            if isinstance(self.fields.get(name), gr.Number) and fields[name] is None:
+                raise InputError(f"{self.fields[name].label} is empty: enter a number")
+        return fields
 
     def fit(self, preset: str, config: Any, estimate: str) -> dict:
         """An update that has the page show the recipe of a preset and what it takes (`FITTED`)."""

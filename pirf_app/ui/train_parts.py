@@ -95,7 +95,7 @@ def head(run: TrainingRun, ahead: int = 0) -> str:
     drawing = run.phase == "drawing"
     share = run.drawn[0] / max(1, run.drawn[1]) if drawing else history.done / max(1, history.updates)
     doing = {
-        "drawing": f"drawing trajectories for the pool: {run.drawn[0]} of {run.drawn[1]}" if run.drawn[1] else "",
+        "drawing": f"drawing what it learns from: {run.drawn[0]} of {run.drawn[1]}" if run.drawn[1] else "",
         "stopped": f"after {history.done} updates; Resume goes on from here"
         if history.done
         else "before its first update",
@@ -126,9 +126,12 @@ def verdict(run: TrainingRun) -> str:
         f"the forward-solve error from {errors[0]} to {errors[1]}"
     )
     figure = FIGURES[run.best_by]
-    kept = (
-        "the last state is also the best" if best is last else f"the best state, of update {best.update}, is kept too"
-    )
+    if best.update == run.history.done:
+        kept = "the last state is the best of those checked"
+    else:
+        kept = f"the best state checked, of update {best.update}, is kept too"
+    if getattr(best, run.best_by) >= getattr(start, run.best_by):
+        kept += "; none is better than the model before the run"
     return f'<div class="caption"><strong>{escape(as_sentence(text))}</strong> By {figure}, {kept}.</div>'
 
 

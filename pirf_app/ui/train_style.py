@@ -31,7 +31,7 @@ TRAIN_CSS = """
 #train-above .caption { white-space: nowrap; }
 #train-sample label { padding: 3px 9px; } #train-sample .wrap { gap: 5px; align-items: center; }
 #train-sample .wrap::before { content: "Sample"; font-size: 0.88rem; color: var(--body-text-color-subdued); }
-#overlay { max-width: 340px; }
+#train-live .form:has(#overlay) { max-width: 340px; border-radius: var(--block-radius); }
 #train-stage:not(:has(.preview)):not(:has(.js-plotly-plot)) { display: none; }
 #train-downloads { gap: 8px; flex-wrap: wrap; }
 #train-downloads button { flex: 0 0 auto; width: auto; padding: 5px 16px; }
