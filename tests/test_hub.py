@@ -74,11 +74,11 @@ def test_what_has_not_been_read_for_longest_makes_room_in_the_cache(hub_here, pl
             os.utime(path, (time.time() - 1000 * age, time.time()))
     size = on_disk(cache)
     prune(cache, size)
-    assert len(scan_cache_dir(cache).repos) == 3
+    assert len(list(cache.glob("models--*"))) == 3
     prune(cache, size - 1)
-    assert {repo.repo_id for repo in scan_cache_dir(cache).repos} == {"owner/new", "owner/older"}
+    assert {path.name for path in cache.glob("models--*")} == {"models--owner--new", "models--owner--older"}
     prune(cache, 0)
-    assert not scan_cache_dir(cache).repos
+    assert not list(cache.glob("models--*"))
 
 
 def test_what_was_refused_or_broken_off_is_no_part_of_the_cache_for_ever(published, tmp_path):
