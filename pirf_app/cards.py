@@ -1,6 +1,7 @@
 """Model cards: what a checkpoint is, how it was made, what it measures, and what it is not good for."""
 
 import json
+from pathlib import Path
 
 from huggingface_hub.repocard_data import CardData
 
@@ -15,6 +16,11 @@ SHOWN_STEPS = 10
 SUMMARY = ("residual_rms", "boundary_rms", "solve_error_median", "conservation_rate", "spectrum_error", "diversity")
 TASK = {"type": "unconditional-image-generation", "name": "PDE field generation"}
 TAGS = ["physics", "pde", "diffusion", "physics-informed", "reward-fine-tuning", "arxiv:2509.20570"]
+
+
+def card_name(entry: dict) -> str:
+    """The file of a model's card in a repository."""
+    return f"{Path(entry['file']).stem}.md"
 
 
 def rows_of(info: CheckpointInfo, rows: list[dict]) -> list[dict]:
@@ -108,7 +114,7 @@ def repository_card(
     ours = [row for row in rows if any(row in rows_of(info, rows) for _, info in members)]
     table = format_table(ours, floors) if ours else "Not measured with `python -m pirf_app evaluate` yet."
     listed = "\n".join(
-        f"| [`{e['name']}`]({e['name']}.md) | {get_pde(i.pde).title} | {i.method} | {i.resolution}x{i.resolution} "
+        f"| [`{e['name']}`]({card_name(e)}) | {get_pde(i.pde).title} | {i.method} | {i.resolution}x{i.resolution} "
         f"| {megabytes(e['size'])} | `{e['sha256'][:12]}` |"
         for e, i in members
     )

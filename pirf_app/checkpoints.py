@@ -27,9 +27,10 @@ from .sizes import megabytes
 
 FORMAT_VERSION = 2
 MAX_BYTES = 256 * 10**6  # a published network has 62 million parameters: 247 MB in single precision
+MAX_HEADER = 2**20  # bytes of names, shapes and metadata: as Python objects they take many times that
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
-MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 class CheckpointError(InputError):
@@ -113,20 +114,27 @@ def unreadable(what: object, error: Exception) -> CheckpointError:
 
 def read_info(path: Path) -> CheckpointInfo:
     """The metadata of a checkpoint file, checked. Raises CheckpointError."""
-    name, metadata = Path(path).name or str(path), {}
+    name, header, metadata = Path(path).name or str(path), 0, {}
     try:
         size = Path(path).stat().st_size
         if size <= MAX_BYTES:
+            with open(path, "rb") as file:
+                header = int.from_bytes(file.read(8), "little")
+        described = MAX_HEADER < header <= size  # one that is longer than its file is none: safetensors says so
+        if size <= MAX_BYTES and not described:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint file {path}") from None
+        raise CheckpointError(f"there is no checkpoint file {name}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{name} is not a complete safetensors file ({shown(str(error), 120)})") from None
     except ValueError as error:  # a path that no file can have
         raise unreadable(shown(str(path)), error) from None
     if size > MAX_BYTES:
         raise CheckpointError(f"{name} is {megabytes(size)}; a checkpoint has at most {megabytes(MAX_BYTES)}")
+    if described:
+        most = megabytes(MAX_HEADER)
+        raise CheckpointError(f"{name} has {megabytes(header)} of metadata; a checkpoint has at most {most}")
     if set(metadata) != {KEY}:
         raise CheckpointError(f"{name} is not a checkpoint of this app: its metadata must be '{KEY}' and nothing else")
     try:

@@ -1,10 +1,13 @@
 """Models from the Hugging Face Hub: a repository, resolved to a commit, its manifest, and the files that lists."""
 
 import re
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
-from huggingface_hub import errors, scan_cache_dir, try_to_load_from_cache, utils
+from huggingface_hub import HfApi, errors, try_to_load_from_cache, utils
 
 from .checkpoints import CheckpointError, file_sha256
 from .hub_client import HubError, Transfer, api, in_time
@@ -71,21 +74,24 @@ def fetch(
 
 def prune(cache_dir: Path, limit: int) -> None:
     """Deletes what has not been read for longest from a cache until the rest takes no more than `limit` bytes. Nobody
-    may be using the cache meanwhile."""
-    if not cache_dir.is_dir():
-        return
-    cache = scan_cache_dir(cache_dir)
-    left, old = cache.size_on_disk, []
-    for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
-        if left > limit:
-            left -= repo.size_on_disk
-            old += [revision.commit_hash for revision in repo.revisions]
-    cache.delete_revisions(*old).execute()
+    may be using the cache meanwhile. Raises OSError.
+
+    By the files that are there: the client's own scan leaves out a repository whose last commit was refused, and what
+    a download that was broken off has left."""
+    found = {}
+    for folder in cache_dir.iterdir() if cache_dir.is_dir() else ():
+        files = [status for path in folder.rglob("*") if S_ISREG((status := path.lstat()).st_mode)]
+        found[folder] = sum(file.st_size for file in files), max((file.st_atime for file in files), default=0.0)
+    left = sum(size for size, _ in found.values())
+    for folder, (size, _) in sorted(found.items(), key=lambda item: item[1][1]):
+        if left > limit and folder.is_dir():
+            shutil.rmtree(folder)
+            left -= size
 
 
 def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir: Path | None) -> Snapshot:
     client = api(token)
-    commit = client.resolve_revision(repo, revision=revision, cache_dir=cache_dir).resolved
+    commit = resolved(client, repo, revision, transfer, cache_dir)
     note = ""
     if commit != revision and (transfer.failed or not transfer.answered):
         note = f"the Hub cannot be asked for newer models, so {repo} is as it was fetched earlier ({commit[:8]})"
@@ -118,6 +124,22 @@ def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir
         before += sizes[entry["file"]]
         transfer.done = before
     return Snapshot(repo, revision, commit, listed.parent, note)
+
+
+def resolved(client: HfApi, repo: str, revision: str | None, transfer: Transfer, cache_dir: Path | None) -> str:
+    """The commit that a revision names; that of the last time, and `transfer.failed`, where the Hub has had too many
+    requests or gives no answer that can be used. Where it cannot be reached, the client does so by itself."""
+    place = {"revision": revision, "cache_dir": cache_dir}
+    try:
+        return client.resolve_revision(repo, **place).resolved
+    except errors.HfHubHTTPError:  # there is no such thing, or not for everyone: that is an answer
+        raise
+    except Exception:
+        with suppress(errors.RevisionResolutionError):
+            commit = client.resolve_revision(repo, local_files_only=True, **place).resolved
+            transfer.failed = True
+            return commit
+        raise
 
 
 def cached(repo: str, name: str, commit: str, cache_dir: Path | None) -> Path | None:

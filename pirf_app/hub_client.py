@@ -106,8 +106,10 @@ _active: ContextVar[Transfer | None] = ContextVar("transfer", default=None)
 def _limit_the_client() -> None:
     """Gives huggingface_hub's one HTTP client the hooks that keep an exchange to its `Transfer`. The timeout is for
     requests outside of one: by default they have none. Xet's own client would not ask these hooks, and checkpoints are
-    small, so files go by plain HTTP unless HF_HUB_DISABLE_XET says otherwise."""
+    small, so files go by plain HTTP unless HF_HUB_DISABLE_XET says otherwise. The client's warnings name addresses,
+    signatures included; what went wrong is told by `reason`."""
     utils.disable_progress_bars()
+    utils.logging.set_verbosity_error()
     if not os.environ.get("HF_HUB_DISABLE_XET"):  # "0" keeps Xet
         constants.HF_HUB_DISABLE_XET = True
 

@@ -1,6 +1,7 @@
 """A folder of checkpoints and its manifest; the bundled one."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +25,19 @@ BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
 def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
-    """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise."""
+    """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise, and
+    of its figures those that are some."""
     entry = {"name": info.title, "file": f"{info.title}.safetensors", "sha256": sha256, "size": size}
     entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
-    return entry | changes
+    entry |= changes
+    return entry | {"figures": {name: value for name, value in entry["figures"].items() if is_figure(value)}}
+
+
+def is_figure(value: object) -> bool:
+    """Whether a manifest may hold `value` as a figure: a finite number, or None."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 class Library:

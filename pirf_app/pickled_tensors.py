@@ -73,7 +73,9 @@ def _legacy_storage(content: bytes) -> Tensor:
         raise InputError("it has a tensor whose storage is not in torch.save's legacy format, little-endian")
     reference, keys = read(file, STORAGES.keys()), read(file, frozenset())
     match reference:
-        case Object(name=name, args=(("storage", Name(kind), key, _, _, None),)) if (name, keys) == (PERSISTENT, [key]):
+        case Object(name=name, args=(("storage", Name(kind), str(key), _, _, None),)) if (
+            (name, keys) == (PERSISTENT, [key])  # of text: what holds itself, or much, is not to be compared
+        ):
             dtype = STORAGES[kind]
         case _:
             raise InputError("it has a tensor whose storage is not one whole storage")

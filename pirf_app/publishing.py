@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
-from .cards import model_card, repository_card
+from .cards import card_name, model_card, repository_card
 from .checkpoints import load_checkpoint, read_info
 from .hub import parse_repo
 from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time
@@ -67,31 +67,38 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
     files["manifest.json"] = as_json({"models": entries})
     for entry, info in zip(entries, infos, strict=True):
         files[entry["file"]] = library.folder / entry["file"]
-        files[f"{entry['name']}.md"] = model_card(entry, info, rows, entries).encode()
+        files[card_name(entry)] = model_card(entry, info, rows, entries).encode()
     if report:
         files["report.json"] = as_json(report)
     return Plan(repo, "model", files)
 
 
 def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
-    """One checkpoint file as a repository: with its parent, where `library` has it, so that it can be used alone."""
+    """One checkpoint file as a repository: with its parent, which `library` must have, so that it can be used alone.
+    Raises InputError or CheckpointError."""
     repo = repository(repo)
     checkpoint = library.load_file(path)
-    entry = entry_of(checkpoint.info, checkpoint.sha256, path.stat().st_size, name=name)
-    members, files = [(entry, checkpoint.info)], {entry["file"]: path}
+    file = file_name(name)
+    members, files = [], {}
     parent = checkpoint.info.parent
     if parent is not None:
         located = library.located(parent)
         if located is None:
             raise InputError(f"the parent of {name} is not a model of this app, so it cannot be published alone")
         found, place = located
-        members.insert(0, (found, read_info(place)))
+        found = found | {"file": file_name(Path(found["file"]).stem)}
+        if found["file"].lower() == file.lower():
+            file = file_name(f"tuned-{name}")
+        members.append((found, read_info(place)))
         files[found["file"]] = place
+    entry = entry_of(checkpoint.info, checkpoint.sha256, path.stat().st_size, name=name, file=file)
+    members.append((entry, checkpoint.info))
+    files[file] = path
     entries = [member for member, _ in members]
     card = repository_card(repo, members, [], {}).encode()
-    about = {f"{e['name']}.md": model_card(e, info, [], entries).encode() for e, info in members}
+    about = {card_name(e): model_card(e, info, [], entries).encode() for e, info in members}
     shared = {"README.md": card, "LICENSE": ROOT / "LICENSE", "manifest.json": as_json({"models": entries})}
-    return Plan(repo, "model", shared | files | about)
+    return Plan(repo, "model", files | about | shared)
 
 
 def deploy_plan(space: str, hardware: str | None = None, models: str | None = None, root: Path = ROOT) -> Plan:
@@ -114,14 +121,17 @@ def deploy_plan(space: str, hardware: str | None = None, models: str | None = No
 
 def space_readme(text: str, space: str, hardware: str | None, models: str | None, files: set[str]) -> str:
     """The README for a Space: what only a deployment knows is added to its front matter, and pictures that do not go
-    along are left out."""
-    card = SpaceCard(text, ignore_metadata_errors=False)
+    along are left out. Raises InputError if the front matter is none."""
+    try:
+        card = SpaceCard(text, ignore_metadata_errors=False)
+    except Exception as error:  # of the YAML parser, or of what the client makes of the values
+        raise InputError(f"the front matter of README.md cannot be read ({type(error).__name__})") from None
     card.data["thumbnail"] = f"https://huggingface.co/spaces/{space}/resolve/main/{THUMBNAIL}"
     if hardware:
         card.data["suggested_hardware"] = hardware
     if models:
         name, _ = parse_repo(models)
-        card.data["models"] = card.data["preload_from_hub"] = [name]
+        card.data["models"], card.data["preload_from_hub"] = [name], [name]  # one list would be written as an alias
     card.text = PICTURE.sub(lambda match: match[0] if match[1] in files else "", card.text)
     return str(card)
 
@@ -151,6 +161,10 @@ def send(plan: Plan, token: str | None = None, private: bool = False, transfer: 
             there = {file.rfilename for file in client.repo_info(**place).siblings or []}
             stale = {path for path in there - set(plan.files) if path.startswith(tuple(f"{f}/" for f in FOLDERS))}
             operations += [CommitOperationDelete(path) for path in sorted(stale)]
+        # Several weights at once go up on threads that the limits of `transfer` do not reach: so one by one, before.
+        for operation in operations:
+            if isinstance(operation, CommitOperationAdd) and b"\0" in operation.upload_info.sample:  # it is no text
+                client.preupload_lfs_files(plan.repo, [operation], repo_type=plan.kind)
         message = "Deploy the app" if plan.kind == "space" else "Publish checkpoints"
         client.create_commit(**place, operations=operations, commit_message=message)
         if plan.hardware and not new:
@@ -158,6 +172,11 @@ def send(plan: Plan, token: str | None = None, private: bool = False, transfer: 
         return f"{client.endpoint}/{'spaces/' if plan.kind == 'space' else ''}{plan.repo}"
 
     return in_time(transfer, work, plan.repo)
+
+
+def file_name(name: str) -> str:
+    """What the file of a model called `name` is called in a repository, so that `hub.read_entries` takes it."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)[:100].lstrip('.') or 'model'}.safetensors"
 
 
 def repository(text: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from .checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from .hub import Snapshot, fetch
 from .hub_client import HubError, Transfer
-from .library import Library
-from .pdes.base import InputError
+from .library import Library, is_figure
+from .pdes.base import InputError, shown
 
 AGAIN = (60.0, 300.0, 1800.0)  # seconds before a repository that could not be had is asked for again
 BUNDLED = "bundled"
@@ -29,10 +29,14 @@ class HubLibrary(Library):
 
     def _sound(self, entry: dict) -> bool:
         """Whether a file is what the manifest says, by the strict loader; if not, `problems` says why."""
+        path = self.folder / entry["file"]
         try:
-            found = load_checkpoint(self.folder / entry["file"], self.find_parent, entry["sha256"]).info
-            if wrong := [name for name in NAMED if getattr(found, name) != entry[name]]:
+            found = load_checkpoint(path, self.find_parent, entry["sha256"]).info
+            said = {name: getattr(found, name) for name in NAMED} | {"size": path.stat().st_size}
+            if wrong := [name for name, value in said.items() if value != entry[name]]:
                 raise CheckpointError(f"{entry['file']} has another {wrong[0]} than the manifest says")
+            if wrong := [name for name, value in entry["figures"].items() if not is_figure(value)]:
+                raise CheckpointError(f"the manifest's {shown(wrong[0])} of {entry['file']} is no finite number")
         except InputError as error:
             self.problems.append(f"{self.snapshot.repo}: {error}")
             return False
@@ -74,15 +78,15 @@ class Collection(Library):
         self.parts = self.parts | {snapshot.repo: part}
         return part
 
-    def follow(self, text: str, cache_dir: Path | None = None) -> Arrival:
-        """Starts to fetch a repository in the background and to take it in; a failure is tried again later."""
-        arrival = Arrival(text)
+    def follow(self, text: str, cache_dir: Path | None = None, again: bool = True) -> Arrival:
+        """Starts to fetch a repository in the background and to take it in; a failure is tried `again` later."""
+        arrival, pauses = Arrival(text), AGAIN if again else ()
         self.arrivals.append(arrival)
-        threading.Thread(target=self._arrive, args=(arrival, cache_dir), daemon=True, name="models").start()
+        threading.Thread(target=self._arrive, args=(arrival, cache_dir, pauses), daemon=True, name="models").start()
         return arrival
 
-    def _arrive(self, arrival: Arrival, cache_dir: Path | None) -> None:
-        for pause in (*AGAIN, None):
+    def _arrive(self, arrival: Arrival, cache_dir: Path | None, pauses: tuple[float, ...]) -> None:
+        for pause in (*pauses, None):
             arrival.transfer = Transfer()
             try:
                 part = self.take(fetch(arrival.text, arrival.transfer, cache_dir=cache_dir))

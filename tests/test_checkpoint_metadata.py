@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from spoiled import no_parent, refused, rewrite
 from tiny import info_of, prior_config, tiny_config, tiny_denoiser
 
+from pirf_app import checkpoints
 from pirf_app.checkpoints import KEY, load_checkpoint, read_info, save_checkpoint
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.sampler import Schedule
@@ -114,6 +115,8 @@ SINE, ODD = ["sine", "sine"], ["sine", "saw"]
         sampler_with(solver="euler"),
         sampler_with(solver=None),
         sampler_with(rho=0.5),
+        sampler_with(rho=10**400),
+        sampler_with(solver="x" * 10**4),
         {"sampler": {k: v for k, v in Schedule().to_dict().items() if k != "solver"}},
         {"sampler": None},
         {"handover": 0.1},
@@ -161,6 +164,12 @@ def test_hints_that_their_network_cannot_use(tmp_path):
 def test_metadata_that_is_no_json_object(base_file, text):
     save_file({"a": torch.zeros(1)}, base_file, {KEY: text})
     refused(read_info, base_file)
+
+
+def test_metadata_that_would_fill_the_memory(base_file, monkeypatch):
+    rewrite(base_file, recipe={"a": [[]] * 400_000})
+    monkeypatch.setattr(checkpoints, "safe_open", None)  # it is not even opened
+    assert "MB of metadata" in refused(read_info, base_file)
 
 
 def test_metadata_is_one_key(base_file):

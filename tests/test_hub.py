@@ -38,6 +38,10 @@ def refusal(seconds: float, text: str = REPO, **options) -> str:
     return sentence
 
 
+def on_disk(folder) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*/**/*") if path.is_file() and not path.is_symlink())
+
+
 def test_what_is_published_comes_back(hub_here, plan, tiny_library):
     assert send(plan) == f"{hub_here.address}/{REPO}"
     snapshot = fetch(REPO)
@@ -66,15 +70,28 @@ def test_what_has_not_been_read_for_longest_makes_room_in_the_cache(hub_here, pl
     for age, name in enumerate(("owner/new", "owner/older", "owner/oldest")):
         hub_here.add(name, files | {"which.txt": name.encode()})
         folder = fetch(name, cache_dir=cache).folder
-        for path in folder.iterdir():
+        for path in folder.parents[1].rglob("*"):
             os.utime(path, (time.time() - 1000 * age, time.time()))
-    size = scan_cache_dir(cache).size_on_disk
+    size = on_disk(cache)
     prune(cache, size)
-    assert len(scan_cache_dir(cache).repos) == 3
+    assert len(list(cache.glob("models--*"))) == 3
     prune(cache, size - 1)
-    assert {repo.repo_id for repo in scan_cache_dir(cache).repos} == {"owner/new", "owner/older"}
+    assert {path.name for path in cache.glob("models--*")} == {"models--owner--new", "models--owner--older"}
     prune(cache, 0)
-    assert not scan_cache_dir(cache).repos
+    assert not list(cache.glob("models--*"))
+
+
+def test_what_was_refused_or_broken_off_is_no_part_of_the_cache_for_ever(published, tmp_path):
+    cache = tmp_path / "public"
+    published.add("owner/changed", published.repos["model", REPO].files)
+    fetch("owner/changed", cache_dir=cache)
+    published.add("owner/changed", {"README.md": b"nothing here any more"})
+    refusal(5, "owner/changed", cache_dir=cache)
+    published.fault(r"GET /cdn/", "trickle")
+    refusal(5, cache_dir=cache, transfer=Transfer(seconds=1))
+    assert scan_cache_dir(cache).size_on_disk < on_disk(cache)
+    prune(cache, 0)
+    assert on_disk(cache) == 0
 
 
 def test_the_commit_asked_for_is_the_commit_that_comes(published, tiny_library):
@@ -159,10 +176,12 @@ def test_a_look_up_that_hangs_is_not_waited_for(published, monkeypatch):
 
 def test_without_the_hub_what_was_fetched_is_used_and_said_to_be_old(published, monkeypatch):
     commit = fetch(REPO).commit
-    published.fault("/api/models/", status=503)
-    snapshot = fetch(REPO)
-    assert snapshot.commit == commit
-    assert "as it was fetched earlier" in snapshot.note
+    for fault in ({"status": 503}, {"status": 429}, {"kind": "garbage"}):
+        published.faults.clear()
+        published.fault("/api/models/", **fault)
+        snapshot = fetch(REPO)
+        assert snapshot.commit == commit
+        assert "as it was fetched earlier" in snapshot.note
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "as it was fetched earlier" in fetch(REPO).note
     assert fetch(f"{REPO}@{commit}").note == ""
@@ -208,15 +227,21 @@ def test_only_models_that_are_what_the_manifest_says_are_offered(published, tiny
     files = dict(published.repos["model", REPO].files)
     whole = files["darcy-16-base.safetensors"]
     files["darcy-16-base.safetensors"] = whole[:-1] + bytes([whole[-1] ^ 1])
-    entries = [e | ({"resolution": 32} if e["name"] == "poisson-16-base" else {}) for e in entries]
+    wrong = {
+        "poisson-16-base": {"resolution": 32},
+        "burgers-16-pirf": {"size": 3},
+        "burgers-16-base": {"figures": {"residual_rms": float("nan")}},
+    }
+    entries = [e | wrong.get(e["name"], {}) for e in entries]
     files["manifest.json"] = json.dumps({"models": entries}).encode()
     published.add(REPO, files)
     found = HubLibrary(fetch(REPO), Library())
-    assert len(found.problems) == 3  # darcy's base, so its tuned one as well, and poisson's base
+    assert len(found.problems) == 5  # darcy's base, so its tuned one as well, poisson's base, and both of burgers
     assert any("SHA-256" in text for text in found.problems)
-    assert any("another resolution" in text for text in found.problems)
+    for words in ("another resolution", "another size", "no finite number"):
+        assert any(words in text for text in found.problems)
     names = {e["name"] for e in found.manifest()}
-    assert names == {e["name"] for e in entries} - {"darcy-16-base", "darcy-16-pirf", "poisson-16-base"}
+    assert names == {e["name"] for e in entries} - {"darcy-16-base", "darcy-16-pirf", *wrong}
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(published):

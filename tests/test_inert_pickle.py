@@ -16,8 +16,9 @@ from edm_files import network, refused, run
 from edm_reference import Persistent, SongUNet, contents, write_pickle
 
 from pirf_app import edm_import, inert_pickle
-from pirf_app.inert_pickle import read
+from pirf_app.inert_pickle import Object, read
 from pirf_app.pdes import InputError
+from pirf_app.pickled_tensors import LEGACY_MAGIC, LEGACY_VERSION, storage
 
 
 class Call:
@@ -186,6 +187,15 @@ def cut_storage() -> Call:
     return Call(torch.storage._load_from_bytes, content[:-4])
 
 
+def keyed_storage(key: bytes) -> Call:
+    """The storage of ONES, under the key that these instructions make."""
+    (content,) = storage_of(ONES).reduced[1]
+    data = content[-8 - 4 * 8 :]
+    head = b"".join(pickle.dumps(part) for part in (LEGACY_MAGIC, LEGACY_VERSION, {"little_endian": True}))
+    reference = b"\x80\x04(\x8c\x07storagectorch\nFloatStorage\n" + key + b"\x8c\x03cpuK\x08NtQ."
+    return Call(torch.storage._load_from_bytes, head + reference + b"\x80\x04]" + key + b"a." + data)
+
+
 ONES = torch.ones(8)
 TENSORS = {
     "size": rebuilt(ONES, (2**50,), (0,)),
@@ -203,6 +213,8 @@ TENSORS = {
     "cut storage": rebuilt(ONES, (8,), (1,), stored=cut_storage()),
     "empty storage": rebuilt(ONES, (8,), (1,), stored=Call(torch.storage._load_from_bytes, b"")),
     "other storage": rebuilt(ONES, (8,), (1,), stored=Call(torch.storage._load_from_bytes, pickle.dumps(1) * 5)),
+    "key that holds itself": rebuilt(ONES, (8,), (1,), stored=keyed_storage(b"]\x94h\x00a")),
+    "deep key": rebuilt(ONES, (8,), (1,), stored=keyed_storage(b"]" * 100_000 + b"a" * 99_999)),
     "no storage": rebuilt(ONES, (8,), (1,), stored=3),
     "a number": 3,
     "a word": "weights",
@@ -220,6 +232,11 @@ def test_one_tensor_is_not_what_it_should_be(what, tmp_path):
     reference = network()
     reference.model.dec["16x16_aux_norm"].__dict__["_parameters"]["bias"] = TENSORS[what]
     refused(write_pickle(tmp_path / "net.pkl", contents(reference)))
+
+
+def test_a_storage_s_key_is_text():
+    name, arguments = "torch.storage._load_from_bytes", keyed_storage(b"\x8c\x010").reduced[1]
+    assert torch.equal(storage(Object(name, arguments)), ONES)
 
 
 def test_reader_keeps_plain_values():

@@ -11,6 +11,7 @@ import torch
 from conftest import REPO, TOKEN
 from huggingface_hub import ModelCard, SpaceCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from spoiled import rewrite
 from terminal import run
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
@@ -20,9 +21,11 @@ from pirf_app.comparison import compare, last
 from pirf_app.hub import fetch
 from pirf_app.hub_client import HubError
 from pirf_app.library import Library
-from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send
+from pirf_app.pdes.base import InputError
+from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send, space_readme
 from pirf_app.report import REPORT
 from pirf_app.sources import Collection, HubLibrary
+from pirf_app.ui.own import Visitors
 
 
 def test_what_has_not_changed_is_not_sent_again(published, plan):
@@ -120,6 +123,28 @@ def test_one_run_is_published_with_its_parent_and_a_card(hub_here, tiny_library,
         send(run_plan(mine, tiny_library, "owner/run", "my run"), token="hf_stranger")
 
 
+@pytest.mark.parametrize("name", ["darcy-16-base", "Darcy-16-BASE", "my + run", "README", "é"])
+def test_what_is_published_under_any_name_comes_back(hub_here, tiny_library, tmp_path, name):
+    mine = shutil.copy(tiny_library.folder / "darcy-16-pirf.safetensors", tmp_path / "mine.safetensors")
+    rewrite(mine, method="../odd name\n", figures={"residual_rms": float("nan"), "note": "good", "steps": 10})
+    send(run_plan(mine, tiny_library, "owner/run", name))
+    found = HubLibrary(fetch("owner/run"), Library(tmp_path / "none"))
+    assert found.problems == []
+    assert [(e["name"], e["figures"]) for e in found.manifest()] == [
+        ("darcy-16-base", {"residual_rms": 1.5}), (name, {"steps": 10})
+    ]  # fmt: skip
+    assert b"# PIRF checkpoints" in hub_here.repos["model", "owner/run"].files["README.md"]
+
+
+def test_a_run_on_a_model_of_one_s_own_is_published_with_that_model(hub_here, tiny_library, tmp_path):
+    models = Visitors(Library(tmp_path / "nothing")).of("a").models
+    models.add(tiny_library.folder / "darcy-16-base.safetensors", "my base")
+    mine = models.add(tiny_library.folder / "darcy-16-pirf.safetensors", "my run")
+    send(run_plan(mine.path, models, "owner/run", mine.name))
+    found = HubLibrary(fetch("owner/run"), Library(tmp_path / "none"))
+    assert (found.problems, [e["method"] for e in found.manifest()]) == ([], ["base", "pirf"])
+
+
 def test_a_run_on_a_fetched_model_is_published_with_that_model(published, tiny_library, other_darcy):
     """Not with the bundled file of the same name, whose hash is another."""
     collection = Collection(other_darcy)
@@ -133,13 +158,20 @@ def test_a_run_on_a_fetched_model_is_published_with_that_model(published, tiny_l
     ]
 
 
-def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch):
+def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch, caplog):
     for status, words in ((401, "token is not valid"), (429, "too many requests"), (500, "problem of its own")):
         hub_here.faults.clear()
         hub_here.fault("POST", status=status)
         with pytest.raises(HubError, match=words) as error:
             send(plan)
         assert TOKEN not in str(error.value)
+    hub_here.faults.clear()
+    hub_here.fault("PUT /lfs", status=429, headers={"Retry-After": "300"})  # of the weights, of which there are several
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING), pytest.raises(HubError, match=r"\(429\): try again in 300 s"):
+        send(plan)
+    assert time.monotonic() - start < 10
+    assert hub_here.address not in caplog.text
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(publishing, "get_token", lambda: None)
     with pytest.raises(HubError, match="needs a Hugging Face token"):
@@ -189,6 +221,7 @@ def test_nothing_that_is_no_part_of_the_app_goes_to_a_space():
     assert data["sdk_version"] == pins["gradio[oauth]"]
     assert (data["sdk"], data["app_file"], data["python_version"]) == ("gradio", "app.py", "3.12")
     assert data["models"] == data["preload_from_hub"] == [REPO]
+    assert b"&id" not in plan.files["README.md"]
     assert data["hf_oauth"] is True
     assert data["hf_oauth_scopes"] == ["contribute-repos"]
     assert data["suggested_hardware"] in publishing.HARDWARE
@@ -198,6 +231,11 @@ def test_nothing_that_is_no_part_of_the_app_goes_to_a_space():
     for picture in publishing.PICTURE.findall(card.text):
         assert picture in names
     assert "models" not in SpaceCard(deploy_plan("me/pirf").files["README.md"].decode()).data.to_dict()
+
+
+def test_front_matter_that_is_none_is_refused():
+    with pytest.raises(InputError, match="front matter of README.md"):
+        space_readme("---\ntitle: [\n---\n", "me/pirf", None, None, set())
 
 
 def test_a_space_is_created_and_then_updated(hub_here):

@@ -13,6 +13,8 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
+from huggingface_hub import constants
 
 from pirf_app import comparison as cmp
 from pirf_app.checkpoints import load_checkpoint
@@ -23,6 +25,7 @@ from pirf_app.pdes.base import InputError
 from pirf_app.ui import gpu, gpu_training
 from pirf_app.ui.history import History
 from pirf_app.ui.lane import Lanes
+from pirf_app.ui.page import build
 from pirf_app.ui.recipes import Recipes
 from pirf_app.ui.start import prepare
 
@@ -78,6 +81,18 @@ def test_sampling_on_a_shared_gpu_is_sampling(tiny_library, lent):
     assert lent.asked == [task.START + 1]
     many = cmp.check_settings(tiny_library, "darcy", ["base", "pirf"], 80, 8, 7)
     assert lent.asked[0] < task.START + task.sampling_seconds(many, *cmp.models(tiny_library, many)) < task.LONGEST
+
+
+def test_models_of_the_hub_come_before_the_page(published, tiny_library, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "spaces", object())
+    monkeypatch.setenv("PIRF_MODEL_REPO", REPO)
+    for fault in (None, 503):
+        if fault:
+            published.fault("/api/", status=fault)
+            monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+        build(tiny_library, tmp_path / "missing.npz")
+        time.sleep(0.1)
+        assert "models" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_is_wrong_is_said_across_a_shared_gpu(tiny_library, lent):

@@ -127,16 +127,49 @@ def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypat
 
 
 def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors, monkeypatch):
-    monkeypatch.setattr(own_module, "KEEP_SECONDS", 0.2)
-    gone, back, sampling = (visitors.of(name) for name in ("gone", "back", "sampling"))
-    for name in ("gone", "back", "sampling"):
+    monkeypatch.setattr(own_module, "KEEP_SECONDS", 0.5)
+    names = ("gone", "back", "sampling", "training", "at work")
+    gone, back, sampling, training, at_work = (visitors.of(name) for name in names)
+    for name in (*names, "late"):
         visitors.away(name)
-    assert visitors.of("back") is back
-    assert visitors.library("sampling") is sampling.models
-    time.sleep(0.6)
-    assert not gone.folder.exists()
-    assert back.folder.exists()
-    assert sampling.folder.exists()
+    training.run = SimpleNamespace(going=True, stop=lambda: None)  # begun after the page had come back
+    late = visitors.of("late")  # a handler that goes on after its page was closed makes nobody stay
+    assert visitors.of("at work") is at_work
+    for _ in range(8):
+        time.sleep(0.1)
+        assert visitors.of("back") is back
+        assert visitors.library("sampling") is sampling.models
+    kept = [visitor.folder.exists() for visitor in (gone, late, at_work, back, sampling, training)]
+    assert kept == [False, False, False, True, True, True]
+    training.run.going = False
+    time.sleep(0.8)
+    assert not training.folder.exists()
+    assert not visitors._known
+
+
+def test_the_sessions_remembered_are_not_ever_more(visitors, monkeypatch):
+    monkeypatch.setattr(own_module, "CLOSED", 3)
+    for number in range(9):
+        visitors.away(str(number))
+    assert len(visitors._closed) == 3
+
+
+def test_a_model_that_is_being_read_keeps_nobody_waiting(visitors, tuned, monkeypatch):
+    models = visitors.of("a").models
+    model = models.add(tuned, "slow")
+    asked, reading = [], threading.Event()
+
+    def slow(*_):
+        reading.set()
+        other.join(20)
+        return SimpleNamespace(info=model.info)
+
+    other = threading.Thread(target=lambda: reading.wait(20) and asked.append(visitors.of("b")), daemon=True)
+    other.start()
+    monkeypatch.setattr(own_module, "load_checkpoint", slow)
+    monkeypatch.setattr(own_module, "replace", lambda checkpoint, **_: checkpoint)
+    models.load("darcy", model.method)
+    assert asked == [visitors.of("b")]
 
 
 def test_a_page_that_is_loaded_again_has_what_it_had(visitors, tuned):
@@ -194,14 +227,14 @@ def test_a_damaged_upload_is_refused_with_a_reason(visitors, tuned, tmp_path, ki
     assert visitors.of("a").models.mine() == []
 
 
-def test_an_upload_is_checked_in_the_lane_and_not_kept_twice(visitors, tuned, tmp_path):
+def test_an_upload_is_checked_in_the_lane_and_left_to_those_who_may_share_it(visitors, tuned, tmp_path):
     models, lanes = visitors.of("a").models, Lanes()
     for name, content in (("mine", tuned.read_bytes()), ("broken", b"nonsense")):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         with nullcontext() if name == "mine" else pytest.raises(InputError, match="broken"):
             take_upload(str(path), models, lanes)
-        assert not path.exists()
+        assert path.exists()
     assert [model.name for model in models.mine()] == ["mine"]
     assert models.mine()[0].path.exists()
 
@@ -223,6 +256,16 @@ def test_names_are_fit_for_files(visitors, tuned, name):
             visitors.of("a").models.add(tuned, name)
     else:
         assert visitors.of("a").models.add(tuned, name).name == "darcy-16-pirf"
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("my model (1)", "my model -1"), ("x" * 90, "x" * 40), (".hidden", "hidden"), ("a\nb", "a-b"), ("(...)", "model")],
+)
+def test_a_file_s_own_name_is_made_fit(visitors, tuned, tmp_path, stem, name):
+    path = tmp_path / f"{stem}.safetensors"
+    path.write_bytes(tuned.read_bytes())
+    assert visitors.of("a").models.add(path).name == name
 
 
 def test_there_are_limits_to_what_is_kept(visitors, tuned, monkeypatch):

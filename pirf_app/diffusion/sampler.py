@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pdes.base import InputError, check_seed, check_whole
+from ..pdes.base import InputError, check_seed, check_whole, shown
 from ..pdes.random_fields import SAMPLING_NOISE, sample_noise
 from .prior import IsotropicPrior, Prior
 
@@ -46,14 +46,14 @@ class Schedule:
         for name in ("sigma_min", "sigma_max", "rho"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-                raise InputError(f"{name} must be a finite number, not {value!r}")
+                raise InputError(f"{name} must be a finite number, not {shown(value)}")
         if not 1e-4 <= self.sigma_min < self.sigma_max <= 1e4:
             raise InputError(
                 f"sigma_min must be at least 0.0001 and below sigma_max, which is at most 10000, "
                 f"not {self.sigma_min:g} and {self.sigma_max:g}"
             )
         if self.solver not in SOLVERS:
-            raise InputError(f"the solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}")
+            raise InputError(f"the solver must be one of {', '.join(SOLVERS)}, not {shown(self.solver)}")
         if not 1 <= self.rho <= 100:
             raise InputError(f"rho must be from 1 to 100, not {self.rho:g}")
 
@@ -102,7 +102,7 @@ class SampleStep:
 def initial_noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
     """Standard normal noise `[n, *shape]` float32 on the CPU; sample k depends only on (seed, k)."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n must be a whole number of at least 1, not {n!r}")
+        raise InputError(f"n must be a whole number of at least 1, not {shown(n)}")
     check_seed(seed)
     return torch.from_numpy(sample_noise(n, shape, seed, SAMPLING_NOISE, np.float32))
 

@@ -1,5 +1,7 @@
 """The Models tab: every model there is, and the ways to add one: a repository of the Hub, a file."""
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +19,14 @@ from . import parts, push
 from .events import QUIET
 from .lane import Lanes
 from .models_table import arriving, entries, own_models, table
-from .own import MAX_NAME, Visitor, Visitors, take_upload
+from .own import NoRoomError, Visitor, Visitors, clean_name, take_upload
 
 VISITOR_BYTES, VISITOR_SECONDS = 128 * 10**6, 180.0  # for a repository that a visitor asks for
 CACHE_BYTES = 2 * 10**9  # for all that they have asked for
 AT_ONCE = 2  # such repositories at a time; others wait
 EVERY = 0.4  # seconds between two looks at a download
 SKIP = (gr.skip(), gr.skip())
+log = logging.getLogger(__name__)
 BUSY = "the Hub is being asked for other visitors just now: try again in a minute"
 INTRO = """Models that are bundled with this app or that its owner added are there for everyone. Only you can see
 what you add here, and only until you close the page: fetch a repository of checkpoints from the Hugging Face Hub, or
@@ -42,6 +45,16 @@ def in_background(work: Callable[[], object]) -> Future:
 
     threading.Thread(target=call, daemon=True).start()
     return future
+
+
+def make_room(cache: Path) -> None:
+    """Keeps what visitors have asked for within its bounds. Raises InputError."""
+    try:
+        prune(cache, CACHE_BYTES)
+    except OSError as error:
+        log.exception("the cache was not pruned")
+        why = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+        raise InputError(f"this server cannot make room for repositories just now ({why})") from None
 
 
 def counted(models: int) -> str:
@@ -120,20 +133,21 @@ class ModelsTab:
         job = in_background(lambda: self.fetch_and_leave(text, transfer))
         try:
             while not job.done():
-                text = f"Fetching {transfer.file} … {transfer.progress()}"
-                yield parts.bar(text, transfer.done, transfer.total), *SKIP
+                now = f"Fetching {transfer.file} … {transfer.progress()}"  # `text` is what `job` reads
+                yield parts.bar(now, transfer.done, transfer.total), *SKIP
                 time.sleep(EVERY)
             yield self.added(job.result(), self.visitor(request)), *self.shown(request)
         except InputError as error:
             yield parts.problem(error), *self.shown(request)
 
     def fetch_and_leave(self, text: str, transfer: Transfer) -> HubLibrary:
-        """A checked repository, fetched as anyone may: without this server's token, and into a cache of its own."""
+        """A checked repository, fetched as anyone may: without this server's token, and into a cache of its own. Raises
+        InputError."""
         try:
             cache = Path(constants.HF_HUB_CACHE).parent / "pirf-public"
             with self.counting:
                 if not self.fetching:
-                    prune(cache, CACHE_BYTES)
+                    make_room(cache)
                 self.fetching += 1
             try:
                 snapshot: Snapshot = fetch(text, transfer, False, cache)
@@ -151,14 +165,16 @@ class ModelsTab:
         new = [entry for entry in found.manifest() if entry["sha256"] not in known]
         problems, added = list(found.problems), []
         for entry in sorted(new, key=lambda entry: entry["parent"] is not None):  # a parent before its child
-            name = f"{entry['name']}-{found.snapshot.repo.split('/')[1]}"[:MAX_NAME].strip()
+            name = clean_name(f"{entry['name']}-{found.snapshot.repo.split('/')[1]}")
             try:
                 path, source = found.folder / entry["file"], found.snapshot.title
                 model = self.lanes.do(lambda p=path, n=name, s=source: visitor.models.add(p, n, source=s))
                 added.append(model.name)
-            except InputError as error:
+            except NoRoomError as error:
                 problems.append(str(error))
                 break
+            except InputError as error:
+                problems.append(str(error))
         same = len(found.manifest()) - len(new)
         said = [f"{counted(len(added))} added from {found.snapshot.title}" if added else ""]
         said.append(f"{counted(same)} of {found.snapshot.repo}: here already" if same else "")

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from ..library import entry_of
+from ..library import entry_of, is_figure
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..sources import BUNDLED, Arrival
@@ -43,7 +43,7 @@ def entries(visitors: Visitors, session: str | None) -> list[dict]:
 
 def figure(figures: dict, name: str, show) -> str:
     value = figures.get(name)
-    return show(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+    return show(value) if value is not None and is_figure(value) else "–"
 
 
 def measured_at(figures: dict) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints import MAX_BYTES, Checkpoint, CheckpointInfo, load_checkpoint, read_info
-from ..library import Library
+from ..library import Library, entry_of
 from ..pdes.base import InputError, shown
 from ..wording import OWN
 from .lane import Lanes
@@ -28,8 +28,13 @@ MAX_MODELS, MAX_NAME = 12, 40
 MAX_TOTAL = 4 * 2**30  # bytes of all visitors' files together
 MAX_VISITORS = 200
 KEEP_SECONDS = 3600.0  # after a page lost touch: it may come back
+CLOSED = 1000  # sessions whose page was closed that are remembered
 LOADED = 8  # models of visitors that are kept in memory
 NAME = re.compile(r"[\w .+-]+")
+
+
+class NoRoomError(InputError):
+    """No model more can be kept."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class OwnModels(Library):
     def add(
         self, path: Path, name: str | None = None, history: object = None, source: str = OwnModel.source
     ) -> OwnModel:
-        """Takes a checkpoint file in under `name` (else its file's), after the strict loader has read it.
+        """Takes a checkpoint file in under `name` (else its file's, made fit), after the strict loader has read it.
 
         Raises InputError with a reason."""
         path = Path(path)
@@ -68,8 +73,8 @@ class OwnModels(Library):
         size = path.stat().st_size
         self._room(size)
         if len(self._models) >= MAX_MODELS:
-            raise InputError(f"{MAX_MODELS} models of your own are the most that is kept here: remove one first")
-        name = self.free_name(check_name(name or path.stem))
+            raise NoRoomError(f"{MAX_MODELS} models of your own are the most that is kept here: remove one first")
+        name = self.free_name(check_name(name) if name else clean_name(path.stem))
         checkpoint = load_checkpoint(path, self.find_parent)
         kept = self.own_folder / f"{name}.safetensors"
         shutil.copyfile(path, kept)
@@ -120,6 +125,10 @@ class OwnModels(Library):
         return replace(checkpoint, info=replace(checkpoint.info, method=model.method))
 
     def located(self, sha256: str) -> tuple[dict, Path] | None:
+        for model in self.mine():
+            if model.sha256 == sha256:
+                named = {"name": model.name, "file": model.path.name}
+                return entry_of(model.info, sha256, model.size, **named), model.path
         return self.shared.located(sha256)
 
     def find_parent(self, sha256: str) -> Checkpoint:
@@ -130,12 +139,11 @@ class OwnModels(Library):
 
 
 def take_upload(path: str, models: OwnModels, lanes: Lanes) -> OwnModel:
-    """An uploaded file as one of the visitor's models, checked in a turn of the lane; the upload itself goes. Raises
-    InputError."""
-    try:
-        return lanes.do(lambda: models.add(Path(path)))
-    finally:
-        Path(path).unlink(missing_ok=True)
+    """An uploaded file as one of the visitor's models, checked in a turn of the lane. Raises InputError.
+
+    The upload stays where it is: Gradio names it by its content, so that it may be another visitor's as well, and has
+    it deleted after a while (`delete_cache`)."""
+    return lanes.do(lambda: models.add(Path(path)))
 
 
 def check_name(name: str) -> str:
@@ -147,6 +155,11 @@ def check_name(name: str) -> str:
             f"unlike {shown(name, 60)}"
         )
     return name
+
+
+def clean_name(name: str) -> str:
+    """What `name` is changed to where nobody is there to choose another one that `check_name` takes."""
+    return re.sub(r"[^\w .+-]+", "-", name)[:MAX_NAME].strip(" .-") or "model"
 
 
 class Visitor:
@@ -205,7 +218,8 @@ class Visitors:
         self.shared = shared
         self._known: OrderedDict[str, Visitor] = OrderedDict()
         self._loaded: OrderedDict[tuple[Path, str], Checkpoint] = OrderedDict()
-        self._lock = threading.RLock()
+        self._closed: OrderedDict[str, None] = OrderedDict()  # sessions whose page was closed or lost touch
+        self._lock, self._loading = threading.RLock(), threading.RLock()  # files are read without the first one
 
     def of(self, session: str | None) -> Visitor:
         """The visitor of a session, new if need be. When there are too many, others make room: first those who have
@@ -215,8 +229,11 @@ class Visitors:
             if session not in self._known:
                 self._known[session] = Visitor(self.shared, self.check_room, self._read)
             self._known.move_to_end(session)
-            self._known[session].stay()
             found = self._known[session]
+            if session in self._closed:  # whoever asks may be a handler that was still at work, not the page again
+                self._expect(found, session)
+            else:
+                found.stay()
             idle = [name for name, visitor in self._known.items() if visitor is not found and not visitor.training]
             idle.sort(key=lambda name: not self._known[name].has_nothing)
             gone = [self._known.pop(name) for name in idle[: max(0, len(self._known) - MAX_VISITORS)]]
@@ -234,17 +251,30 @@ class Visitors:
         return visitor.models if visitor else self.shared
 
     def away(self, session: str | None) -> None:
-        """The page of a session was closed or lost touch: its training ends, and its models go unless it comes back."""
+        """The page of a session was closed or lost touch: its training ends, and its models go once nothing has been
+        asked for in it for a while."""
         with self._lock:
+            self._closed[session or ""] = None
+            self._closed.move_to_end(session or "")
+            while len(self._closed) > CLOSED:
+                self._closed.popitem(last=False)
             visitor = self._known.get(session or "")
             if visitor:
                 visitor.end_run()
                 self._expect(visitor, session or "")
 
     def _expect(self, visitor: Visitor, session: str) -> None:
-        """Has the visitor forgotten after a while, unless `of` is asked for the session before."""
+        """Has the visitor forgotten after a while, unless `of` is asked for the session before; not during a training,
+        which is one that began after the page had come back."""
         visitor.stay()
-        farewell = threading.Timer(KEEP_SECONDS, self.forget, [session])
+
+        def leave() -> None:
+            with self._lock:
+                if visitor.training:
+                    return self._expect(visitor, session)
+            return self.forget(session)
+
+        farewell = threading.Timer(KEEP_SECONDS, leave)
         farewell.daemon = True
         farewell.start()
         visitor.farewell = farewell
@@ -272,14 +302,14 @@ class Visitors:
             visitor.leave()
 
     def check_room(self, size: int) -> None:
-        """Raises InputError if there is no room for a file of so many bytes."""
+        """Raises NoRoomError if there is no room for a file of so many bytes."""
         used = sum(model.size for visitor in list(self._known.values()) for model in visitor.models.mine())
         if size > MAX_BYTES or used + size > MAX_TOTAL:
-            raise InputError("this server has no room for another model just now: remove one, or try again later")
+            raise NoRoomError("this server has no room for another model just now: remove one, or try again later")
 
     def _read(self, path: Path, sha256: str, models: OwnModels) -> Checkpoint:
         key = (path, sha256)
-        with self._lock:
+        with self._loading:
             if key not in self._loaded:
                 self._loaded[key] = load_checkpoint(path, models.find_parent, sha256)
             self._loaded.move_to_end(key)

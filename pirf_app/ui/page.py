@@ -48,7 +48,7 @@ def usable_cores() -> int:
 
 def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: Lanes | None = None) -> gr.Blocks:
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one. The models of
-    the Hub repository PIRF_MODEL_REPO come to it in the background."""
+    the Hub repository PIRF_MODEL_REPO come to it in the background, and with a shared GPU before it is served."""
     library = Collection(library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)))
     visitors, lanes = Visitors(library), lanes or (Lanes(AT_ONCE, AT_ONCE) if gpu.spaces else Lanes())
 
@@ -80,9 +80,13 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         add_api(visitors, lanes)
         add_finetune(visitors, lanes, training.recipes, TRAIN)
         demo.unload(away)
+    # A process for a shared GPU is a copy of this one: threads at work then could leave locks shut. So models come
+    # before the page does.
     if repository := os.environ.get("PIRF_MODEL_REPO"):
-        library.follow(repository)
-    if not gpu.spaces:  # a process for a shared GPU is a copy of this one: threads at work then could leave locks shut
+        arrival = library.follow(repository, again=not gpu.spaces)
+        if gpu.spaces:
+            arrival.ended.wait()
+    if not gpu.spaces:
         warm_up(library.bundled, WARM_UP, lanes)
     return demo.queue(max_size=64)
 
