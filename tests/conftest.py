@@ -200,7 +200,7 @@ def published(hub_here, plan):
 
 @pytest.fixture
 def visitors(tiny_library):
-    from pirf_app.ui.own import Visitors
+    from pirf_app.ui.visitors import Visitors
 
     return Visitors(tiny_library)
 

@@ -13,7 +13,7 @@ from pirf_app.ui import models_tab, own
 from pirf_app.ui.lane import Lanes
 from pirf_app.ui.models_tab import ModelsTab
 from pirf_app.ui.models_table import row
-from pirf_app.ui.own import Visitors
+from pirf_app.ui.visitors import Visitors
 
 VISITOR = SimpleNamespace(session_hash="s")
 

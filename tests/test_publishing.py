@@ -25,7 +25,7 @@ from pirf_app.pdes.base import InputError
 from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send, space_readme
 from pirf_app.report import REPORT
 from pirf_app.sources import Collection, HubLibrary
-from pirf_app.ui.own import Visitors
+from pirf_app.ui.visitors import Visitors
 
 
 def test_what_has_not_changed_is_not_sent_again(published, plan):

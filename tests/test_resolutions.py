@@ -16,7 +16,7 @@ from pirf_app.resolutions import grid, grids
 from pirf_app.ui.compare import CompareTab
 from pirf_app.ui.lane import Lanes
 from pirf_app.ui.links import from_query, to_query
-from pirf_app.ui.own import Visitors
+from pirf_app.ui.visitors import Visitors
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     page.click("#train-start")
     page.wait_for_selector("#train-head .problem")
     page.wait_for_timeout(1000)
-    assert "a name has" in page.inner_text("#train-head")
+    assert "name has 1 to 40 letters" in page.inner_text("#train-head")
     assert page.locator("#train-stage .heatmaplayer image").count() > 0
     assert page.locator("#train-reset").is_enabled()
     assert "wrong.safetensors" in page.inner_text("#own-told")

@@ -13,6 +13,7 @@ from pirf_app.checkpoints import MAX_BYTES
 from pirf_app.comparison import compare, last
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import own as own_module
+from pirf_app.ui import visitors as visitors_module
 from pirf_app.ui.lane import Lanes, Line, queued
 from pirf_app.ui.own import take_upload
 from pirf_app.wording import method_title
@@ -106,13 +107,13 @@ def test_a_visitor_who_leaves_leaves_nothing(visitors, tuned, monkeypatch):
     visitors.forget("a")
     assert not path.exists()
     assert not visitor.folder.exists()
-    monkeypatch.setattr(own_module, "MAX_VISITORS", 2)
+    monkeypatch.setattr(visitors_module, "MAX_VISITORS", 2)
     folders = [visitors.of(name).folder for name in "abc"]
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
 def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypatch):
-    monkeypatch.setattr(own_module, "MAX_VISITORS", 3)
+    monkeypatch.setattr(visitors_module, "MAX_VISITORS", 3)
     busy, owner, idle = (visitors.of(name) for name in ("busy", "owner", "idle"))
     busy.run = SimpleNamespace(going=True, stop=lambda: None)
     owner.models.add(tuned)
@@ -127,7 +128,7 @@ def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypat
 
 
 def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors, monkeypatch):
-    monkeypatch.setattr(own_module, "KEEP_SECONDS", 0.5)
+    monkeypatch.setattr(visitors_module, "KEEP_SECONDS", 0.5)
     names = ("gone", "back", "sampling", "training", "at work")
     gone, back, sampling, training, at_work = (visitors.of(name) for name in names)
     for name in (*names, "late"):
@@ -148,7 +149,7 @@ def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors
 
 
 def test_the_sessions_remembered_are_not_ever_more(visitors, monkeypatch):
-    monkeypatch.setattr(own_module, "CLOSED", 3)
+    monkeypatch.setattr(visitors_module, "CLOSED", 3)
     for number in range(9):
         visitors.away(str(number))
     assert len(visitors._closed) == 3
@@ -166,7 +167,7 @@ def test_a_model_that_is_being_read_keeps_nobody_waiting(visitors, tuned, monkey
 
     other = threading.Thread(target=lambda: reading.wait(20) and asked.append(visitors.of("b")), daemon=True)
     other.start()
-    monkeypatch.setattr(own_module, "load_checkpoint", slow)
+    monkeypatch.setattr(visitors_module, "load_checkpoint", slow)
     monkeypatch.setattr(own_module, "replace", lambda checkpoint, **_: checkpoint)
     models.load("darcy", model.method)
     assert asked == [visitors.of("b")]
@@ -275,6 +276,6 @@ def test_there_are_limits_to_what_is_kept(visitors, tuned, monkeypatch):
     models.add(tuned)
     with pytest.raises(InputError, match="remove one"):
         models.add(tuned)
-    monkeypatch.setattr(own_module, "MAX_TOTAL", 1)
+    monkeypatch.setattr(visitors_module, "MAX_TOTAL", 1)
     with pytest.raises(InputError, match="no room"):
         visitors.of("b").models.add(tuned)

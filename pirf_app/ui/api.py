@@ -9,8 +9,8 @@ from . import gpu
 from .events import COMPUTE
 from .lane import Lanes
 from .models_table import entries
-from .own import Visitors
 from .recipes import whole_list
+from .visitors import Visitors
 
 SWEEP = ",".join(map(str, cmp.SWEEP_STEPS))
 

@@ -10,10 +10,10 @@ from ..methods.events import TuningStep
 from ..methods.finetuning import SETTINGS, find_method
 from ..pdes.base import InputError
 from .lane import Lanes, Place, queued
-from .own import Visitors
 from .recipes import Recipes
 from .start import prepare
 from .training import TrainingRun
+from .visitors import Visitors
 
 TELL_SECONDS = 1.0
 

@@ -17,11 +17,11 @@ from .events import COMPUTE, PRIVATE
 from .figures import plotly_grid
 from .files import export, first_view
 from .lane import Lanes, queued
-from .own import Visitors
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
 from .sweep import SweepPanel
+from .visitors import Visitors
 
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""

@@ -13,8 +13,8 @@ from ..wording import OWN, method_title
 from . import links, words
 from .events import PRIVATE
 from .models import offered, recommended
-from .own import Visitors
 from .sweep import MARKS, precomputed
+from .visitors import Visitors
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
 

@@ -19,7 +19,8 @@ from . import parts, push
 from .events import QUIET
 from .lane import Lanes
 from .models_table import arriving, entries, own_models, table
-from .own import NoRoomError, Visitor, Visitors, clean_name, take_upload
+from .own import NoRoomError, clean_name, take_upload
+from .visitors import Visitor, Visitors
 
 VISITOR_BYTES, VISITOR_SECONDS = 128 * 10**6, 180.0  # for a repository that a visitor asks for
 CACHE_BYTES = 2 * 10**9  # for all that they have asked for

@@ -8,7 +8,8 @@ from ..pdes.base import InputError
 from ..sources import BUNDLED, Arrival
 from ..wording import OWN, method_title, percent
 from . import parts
-from .own import OwnModel, Visitors
+from .own import OwnModel
+from .visitors import Visitors
 
 COLUMNS = (
     ("Model", ""),
@@ -33,6 +34,7 @@ def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
 def own_entry(model: OwnModel) -> dict:
     """A visitor's model as an entry of a manifest."""
     own = {"name": model.name, "file": model.path.name, "method": model.method, "source": model.source}
+    own |= {"kind": model.info.method}
     return entry_of(model.info, model.sha256, model.size, **own)
 
 
@@ -65,7 +67,7 @@ def row(entry: dict, names: dict[str, str]) -> str:
     cells = [
         escape(entry["name"]),
         escape(title(entry["pde"])),
-        "yours" if own else escape(method_title(entry["method"].partition("@")[0])),
+        escape(method_title(entry["kind"] if own else entry["method"].partition("@")[0])),
         f"{entry['resolution']}²",
         escape(entry.get("source", BUNDLED)),
         escape(names.get(parent, f"{parent[:12]}…")) if parent else "–",

@@ -10,8 +10,9 @@ from . import parts
 from .compare_controls import CompareControls
 from .events import QUIET, SETUP
 from .lane import Lanes
-from .own import OwnModels, Visitors, take_upload
+from .own import OwnModels, take_upload
 from .start import begin_choices
+from .visitors import Visitors
 
 NO_OVERLAY = "(none)"
 

@@ -19,10 +19,10 @@ from .events import PRIVATE, QUIET
 from .lane import Lanes
 from .models import problems, warm_up
 from .models_tab import ModelsTab
-from .own import Visitors
 from .theme import CSS, theme
 from .train import TRAIN, TrainTab
 from .train_style import TRAIN_CSS
+from .visitors import Visitors
 
 PAPER = "https://arxiv.org/abs/2509.20570"
 HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>

@@ -8,10 +8,10 @@ from ..checkpoints import Checkpoint
 from ..pdes.base import InputError
 from . import parts, train_parts
 from .events import FITTED, NO_PRESET, PRIVATE, QUIET, SETUP
-from .own import Visitors
 from .recipes import Recipes, config_of
 from .start import begin_choices
 from .train_controls import TrainControls
+from .visitors import Visitors
 
 
 class Setup:

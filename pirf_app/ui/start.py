@@ -12,9 +12,10 @@ from ..pdes.base import InputError, shown
 from ..wording import OWN, method_title
 from .gpu_training import workers
 from .history import History
-from .own import Visitor, check_name
+from .own import check_name
 from .recipes import Recipes, config_of
 from .training import TrainingRun, check_room
+from .visitors import Visitor
 
 
 def beginnings(library: Library, pde: str) -> list[str]:

@@ -16,13 +16,13 @@ from .events import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from .figures import plotly_grid
 from .history import History, charts
 from .lane import Lanes, queued
-from .own import Visitor, Visitors
 from .own_panel import NO_OVERLAY, OwnPanel
 from .recipes import JUST_NOW, Recipes
 from .setup import Setup
 from .start import prepare
 from .train_controls import TrainControls
 from .training import PREVIEW_SAMPLES, TrainingRun
+from .visitors import Visitor, Visitors
 
 log = logging.getLogger(__name__)
 
