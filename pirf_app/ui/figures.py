@@ -151,7 +151,7 @@ def tick(value: float) -> str:
 
 
 def colour_axis(column: Column, centre: float, share: float, height: int) -> dict:
-    values = steps(column.low, column.high, 3)
+    values = next(found for count in range(3, 9) if len(found := steps(column.low, column.high, count)) > 1)
     bar = {
         "orientation": "h",
         "x": centre,
