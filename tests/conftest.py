@@ -10,6 +10,7 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 import huggingface_hub
 import pytest
+from browsing import browser, visit, visitor  # noqa: F401 - fixtures
 from hub_server import HubServer
 from huggingface_hub import constants
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from

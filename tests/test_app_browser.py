@@ -1,65 +1,12 @@
 """The page in a browser: what a visitor does, and what must not happen."""
 
-import os
-import shutil
-
 import pytest
+from browsing import PANELS
 from test_app_api import OFFERED
 
 from pirf_app.pdes import get_pde
 
 pytestmark = pytest.mark.ui
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-PANELS = "#grid .heatmaplayer image"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        except sync_api.Error as error:
-            if os.environ.get("PIRF_REQUIRE_BROWSER"):
-                raise
-            pytest.skip(f"there is no browser to test with ({str(error).splitlines()[0]})")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, server):
-    """Opens the page and waits for its figure; at the end no error may have reached the console, and nothing may have
-    been asked of any other host."""
-    pages, errors, foreign = [], [], []
-
-    def open_page(query: str = "", width: int = 1440, height: int = 900):
-        page = browser.new_page(viewport={"width": width, "height": height})
-        pages.append(page)
-        page.set_default_timeout(120_000)
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request", lambda r: foreign.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None
-        )
-        page.goto(f"{server}/{query}")
-        page.wait_for_selector(PANELS, state="attached")
-        page.wait_for_function("document.querySelector('#link textarea, #link input').value.includes('pde=')")
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert errors == []
-    assert foreign == []
 
 
 def choose(page, steps: int, n: int, seed: str) -> None:

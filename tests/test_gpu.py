@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import info_of, tiny_config, tiny_denoiser, tuned_from
+from tiny_runs import every_method
 
 from pirf_app import tier_plan
 from pirf_app.benchmark import fine_tuning, sampling
@@ -12,9 +13,8 @@ from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
 from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
-from pirf_app.methods.config import PirfConfig
 from pirf_app.methods.events import TuningStep
-from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.finetuning import METHODS
 from pirf_app.parallel import alone_on
 from pirf_app.pdes import get_pde, pde_names
 
@@ -91,16 +91,17 @@ def test_pretraining(compiled, tmp_path):
     run.export(tmp_path / "base.safetensors")
 
 
+@every_method
 @every_pde
-def test_fine_tuning(name, tmp_path):
-    base = checkpoint_of(name)
-    config = PirfConfig(updates=3, pool=8, pool_steps=(4,), batch=4, validation=2, warmup=1, last_steps=2)
-    run = PirfTuning(base, config, alone_on("cuda"))
+def test_fine_tuning(name, method, tmp_path):
+    base, kind = checkpoint_of(name), METHODS[method]
+    config = kind.config(updates=3, pool=8, pool_steps=(4,), batch=4, validation=2, warmup=1, last_steps=2)
+    run = kind.tuning(base, config, alone_on("cuda"))
     steps = [event for event in run.run() if isinstance(event, TuningStep)]
     assert steps[-1].update == 3
     assert steps[-1].validation_residual > 0
     run.save(tmp_path / "run.state")
-    assert PirfTuning.load(base, tmp_path / "run.state", alone_on("cuda")).update == 3
+    assert kind.tuning.load(base, tmp_path / "run.state", alone_on("cuda")).update == 3
     run.export(tmp_path / "tuned.safetensors")
 
 

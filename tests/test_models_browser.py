@@ -6,7 +6,6 @@ import huggingface_hub
 import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
-from test_app_browser import browser, visit  # noqa: F401 - fixtures
 from tiny import info_of, tiny_denoiser
 
 from pirf_app.checkpoints import save_checkpoint
@@ -51,7 +50,7 @@ def rows(page) -> int:
     return page.locator("#models-table tbody tr").count()
 
 
-def test_every_model_is_listed_with_figures_and_hash(visit, library):  # noqa: F811
+def test_every_model_is_listed_with_figures_and_hash(visit, library):
     page = models_tab(visit())
     entries = library.manifest()
     assert rows(page) == len(entries)
@@ -62,12 +61,12 @@ def test_every_model_is_listed_with_figures_and_hash(visit, library):  # noqa: F
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_the_tab_fits_the_page(visit, width):  # noqa: F811
+def test_the_tab_fits_the_page(visit, width):
     page = models_tab(visit(width=width))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_repository_is_fetched_for_one_visitor_and_its_model_removed(visit, hub, library):  # noqa: F811
+def test_a_repository_is_fetched_for_one_visitor_and_its_model_removed(visit, hub, library):
     page, count = models_tab(visit()), len(library.manifest())
     assert "1 model added from lab/darcy@" in ask_for(page, "lab/darcy")
     page.wait_for_function("n => document.querySelectorAll('#models-table tbody tr').length === n", arg=count + 1)
@@ -78,7 +77,7 @@ def test_a_repository_is_fetched_for_one_visitor_and_its_model_removed(visit, hu
     page.wait_for_function("n => document.querySelectorAll('#models-table tbody tr').length === n", arg=count)
 
 
-def test_what_cannot_be_fetched_is_said_and_the_table_stays(visit, hub, library):  # noqa: F811
+def test_what_cannot_be_fetched_is_said_and_the_table_stays(visit, hub, library):
     page = models_tab(visit())
     assert "OWNER/NAME" in ask_for(page, "nonsense")
     page.reload()
@@ -87,7 +86,7 @@ def test_what_cannot_be_fetched_is_said_and_the_table_stays(visit, hub, library)
     assert rows(page) == len(library.manifest())
 
 
-def test_a_file_is_taken_in_or_refused_with_a_reason(visit, hub, library, tmp_path):  # noqa: F811
+def test_a_file_is_taken_in_or_refused_with_a_reason(visit, hub, library, tmp_path):
     page = models_tab(visit())
     page.set_input_files("#models-tools input[type=file]", hub.file)
     page.wait_for_function("document.querySelector('#models-status').innerText.includes('one of your models now')")

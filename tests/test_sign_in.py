@@ -12,7 +12,6 @@ import pytest
 from hub_server import HubServer
 from joserfc import jwt
 from joserfc.jwk import RSAKey
-from test_app_browser import browser  # noqa: F401 - a fixture
 from test_spaces import started
 
 pytestmark = pytest.mark.ui
@@ -74,7 +73,7 @@ def provider():
     server.server_close()
 
 
-def test_a_visitor_signs_in_and_pushes_what_they_had_before(request, browser, provider, tiny_folder, tmp_path):  # noqa: F811
+def test_a_visitor_signs_in_and_pushes_what_they_had_before(request, browser, provider, tiny_folder, tmp_path):
     space = {"SYSTEM": "spaces", "SPACE_ID": "owner/app", "GRADIO_SERVER_NAME": "127.0.0.1"}
     space |= {"OAUTH_CLIENT_ID": CLIENT, "OAUTH_CLIENT_SECRET": "secret", "OPENID_PROVIDER_URL": provider}
     space |= {"OAUTH_SCOPES": "openid profile contribute-repos", "PIRF_CHECKPOINTS": str(tiny_folder)}

@@ -1,67 +1,15 @@
 """The Train tab in a browser: what a visitor does there, and what other visitors do not see."""
 
 import re
-import threading
 import time
-from dataclasses import replace
 
 import pytest
+from browsing import ask, count_of, enter, wait_for_state
 from conftest import LANES
 from safetensors.torch import load_file
-from test_app_browser import browser  # noqa: F401 - a fixture
-
-from pirf_app.ui import gpu_training, train
 
 pytestmark = pytest.mark.ui
 CHOICES = "#compare label"
-
-
-@pytest.fixture
-def visitor(browser, tiny_server):  # noqa: F811
-    """Opens the Train tab for one more visitor; at the end nothing may have gone wrong in the page."""
-    contexts, errors = [], []
-
-    def open_page(width: int = 1440, query: str = ""):
-        context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{tiny_server}/{query}")
-        page.get_by_role("tab", name="Train").click()
-        page.wait_for_selector("#estimate strong")
-        return page
-
-    open_page.errors = errors
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
-def enter(page, name: str, value: object) -> None:
-    box = page.locator(f"#train-{name} input, #train-{name} textarea").first
-    box.fill(str(value))
-    box.press("Tab")
-
-
-def ask(page, **values) -> None:
-    """Fills in a small recipe."""
-    if not page.locator("#train-pool").is_visible():
-        page.locator("#advanced button").first.click()
-    for name, value in (
-        {"pool": 8, "batch": 2, "validation": 2, "validate_every": 5, "pool_steps": 4} | values
-    ).items():
-        enter(page, name, value)
-
-
-def wait_for_state(page, state: str) -> None:
-    page.wait_for_function("state => document.querySelector('.pill')?.textContent === state", arg=state)
-
-
-def count_of(page) -> int:
-    return int(re.search(r"Update\s+(\d+)", page.inner_text(".tiles")).group(1))
 
 
 def compared(page, method: str) -> str:
@@ -161,79 +109,6 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     assert page.locator("#train-reset").is_enabled()
     assert "wrong.safetensors" in page.inner_text("#own-told")
     assert page.locator(".chart").count() == 4
-
-
-def test_a_preset_is_fitted_again_when_start_is_pressed(visitor, monkeypatch):
-    page, measured = visitor(), gpu_training.speed
-    before = int(page.input_value("#train-updates input"))
-
-    def slower(*arguments):
-        found = measured(*arguments)
-        return replace(found, update=20 * found.update)
-
-    monkeypatch.setattr(gpu_training, "speed", slower)
-    monkeypatch.setattr(train, "JUST_NOW", 0)
-    page.click("#train-start")
-    page.wait_for_selector(".tile strong")
-    updates = int(re.search(r"Update\s+\d+ of (\d+)", page.inner_text(".tiles")).group(1))
-    assert 5 <= updates < 0.7 * before  # and smaller batches
-    assert int(page.input_value("#train-updates input")) == updates
-    assert page.locator("#presets label.selected").inner_text() == "2 minutes"
-    page.click("#train-stop")
-    wait_for_state(page, "Stopped")
-
-
-def test_what_is_entered_counts_even_if_start_is_pressed_at_once(visitor):
-    page = visitor()
-    ask(page, updates=7)
-    page.click("#presets label:has-text('30 seconds')")
-    page.wait_for_function("document.querySelector('#train-updates input').value !== '7'")
-    page.locator("#train-updates input").fill("3")
-    page.click("#train-start")
-    wait_for_state(page, "Complete")
-    assert count_of(page) == 3
-    assert page.locator("#presets label.selected").count() == 0
-
-
-def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch):
-    page, measured, go, done = visitor(), gpu_training.speed, threading.Event(), []
-
-    def speed(*arguments):
-        go.wait(60)
-        done.append(measured(*arguments))
-        return done[-1]
-
-    monkeypatch.setattr(gpu_training, "speed", speed)
-    page.click("#train-trainable input")
-    page.get_by_role("option", name="Last layer").click()
-    page.click("#presets label:has-text('30 seconds')")
-    page.wait_for_timeout(500)
-    enter(page, "updates", 17)
-    go.set()
-    page.wait_for_function("document.querySelector('#estimate').innerText.includes('for 17')")
-    page.wait_for_timeout(1500)  # for the preset's recipe to come, and be left out
-    assert len(done) == 1
-    assert page.input_value("#train-updates input") == "17"
-    assert "for 17" in page.inner_text("#estimate")
-    page.click("#presets label:has-text('30 seconds')")
-    page.wait_for_function("document.querySelector('#train-updates input').value !== '17'")
-
-
-def test_another_method_shows_its_own_settings(visitor):
-    page = visitor()
-    page.click("#train-method input")
-    page.get_by_role("option", name="PIDM").click()
-    page.wait_for_selector("#advanced button")
-    page.locator("#advanced button").first.click()
-    page.wait_for_selector("#train-residual_weight")
-    for name in ("anchor", "hold", "error_weight"):
-        assert not page.locator(f"#train-{name}").is_visible()
-    assert float(page.input_value("#train-drift input")) == 0
-    ask(page, updates=6)
-    page.click("#train-start")
-    wait_for_state(page, "Complete")
-    page.wait_for_function("document.querySelector('#own-model input')?.value.includes('-pidm')")
-    assert "--method pidm" in page.input_value("#command textarea, #command input")
 
 
 @pytest.mark.parametrize("width", [390, 1024])

@@ -1,0 +1,85 @@
+"""The controls of the Train tab in a browser: presets, what is typed, methods."""
+
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+from browsing import ask, count_of, enter, wait_for_state
+
+from pirf_app.ui import gpu_training, train
+
+pytestmark = pytest.mark.ui
+
+
+def test_a_preset_is_fitted_again_when_start_is_pressed(visitor, monkeypatch):
+    page, measured = visitor(), gpu_training.speed
+    before = int(page.input_value("#train-updates input"))
+
+    def slower(*arguments):
+        found = measured(*arguments)
+        return replace(found, update=20 * found.update)
+
+    monkeypatch.setattr(gpu_training, "speed", slower)
+    monkeypatch.setattr(train, "JUST_NOW", 0)
+    page.click("#train-start")
+    page.wait_for_selector(".tile strong")
+    updates = int(re.search(r"Update\s+\d+ of (\d+)", page.inner_text(".tiles")).group(1))
+    assert 5 <= updates < 0.7 * before  # and smaller batches
+    assert int(page.input_value("#train-updates input")) == updates
+    assert page.locator("#presets label.selected").inner_text() == "2 minutes"
+    page.click("#train-stop")
+    wait_for_state(page, "Stopped")
+
+
+def test_what_is_entered_counts_even_if_start_is_pressed_at_once(visitor):
+    page = visitor()
+    ask(page, updates=7)
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_function("document.querySelector('#train-updates input').value !== '7'")
+    page.locator("#train-updates input").fill("3")
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    assert count_of(page) == 3
+    assert page.locator("#presets label.selected").count() == 0
+
+
+def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch):
+    page, measured, go, done = visitor(), gpu_training.speed, threading.Event(), []
+
+    def speed(*arguments):
+        go.wait(60)
+        done.append(measured(*arguments))
+        return done[-1]
+
+    monkeypatch.setattr(gpu_training, "speed", speed)
+    page.click("#train-trainable input")
+    page.get_by_role("option", name="Last layer").click()
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_timeout(500)
+    enter(page, "updates", 17)
+    go.set()
+    page.wait_for_function("document.querySelector('#estimate').innerText.includes('for 17')")
+    page.wait_for_timeout(1500)  # for the preset's recipe to come, and be left out
+    assert len(done) == 1
+    assert page.input_value("#train-updates input") == "17"
+    assert "for 17" in page.inner_text("#estimate")
+    page.click("#presets label:has-text('30 seconds')")
+    page.wait_for_function("document.querySelector('#train-updates input').value !== '17'")
+
+
+def test_another_method_shows_its_own_settings(visitor):
+    page = visitor()
+    page.click("#train-method input")
+    page.get_by_role("option", name="PIDM").click()
+    page.wait_for_selector("#advanced button")
+    page.locator("#advanced button").first.click()
+    page.wait_for_selector("#train-residual_weight")
+    for name in ("anchor", "hold", "error_weight"):
+        assert not page.locator(f"#train-{name}").is_visible()
+    assert float(page.input_value("#train-drift input")) == 0
+    ask(page, updates=6)
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    page.wait_for_function("document.querySelector('#own-model input')?.value.includes('-pidm')")
+    assert "--method pidm" in page.input_value("#command textarea, #command input")
