@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from .hub import Snapshot, fetch
-from .hub_client import HubError, Transfer
+from .hub_client import PULL_SECONDS, HubError, Transfer
 from .library import Library, is_figure
 from .pdes.base import InputError, shown
 
@@ -78,16 +78,17 @@ class Collection(Library):
         self.parts = self.parts | {snapshot.repo: part}
         return part
 
-    def follow(self, text: str, cache_dir: Path | None = None, again: bool = True) -> Arrival:
-        """Starts to fetch a repository in the background and to take it in; a failure is tried `again` later."""
-        arrival, pauses = Arrival(text), AGAIN if again else ()
+    def follow(self, text: str, cache_dir: Path | None = None, seconds: float | None = None) -> Arrival:
+        """Starts to fetch a repository in the background and to take it in; a failure is tried again later, but within
+        so many `seconds` once only."""
+        arrival = Arrival(text)
         self.arrivals.append(arrival)
-        threading.Thread(target=self._arrive, args=(arrival, cache_dir, pauses), daemon=True, name="models").start()
+        threading.Thread(target=self._arrive, args=(arrival, cache_dir, seconds), daemon=True, name="models").start()
         return arrival
 
-    def _arrive(self, arrival: Arrival, cache_dir: Path | None, pauses: tuple[float, ...]) -> None:
-        for pause in (*pauses, None):
-            arrival.transfer = Transfer()
+    def _arrive(self, arrival: Arrival, cache_dir: Path | None, seconds: float | None) -> None:
+        for pause in (*(AGAIN if seconds is None else ()), None):
+            arrival.transfer = Transfer(seconds or PULL_SECONDS)
             try:
                 part = self.take(fetch(arrival.text, arrival.transfer, cache_dir=cache_dir))
                 arrival.sentence = " ".join([part.snapshot.note, *part.problems]).strip()

@@ -29,6 +29,7 @@ HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
 <p>Diffusion models draw fields that should solve a partial differential equation. See how far each is from doing so:
 a baseline and its fine-tuned twin, from the same noise, next to a real solver.
 <a href="{PAPER}" target="_blank" rel="noopener">Paper</a></p>"""
+BEFORE_PAGE = 20.0  # seconds for models that must come before it
 WARM_UP = 5.0  # seconds that the page has for itself before models are loaded
 AT_ONCE = 8  # visitors who compute on a shared GPU
 SESSIONS = 200  # whose results are kept in memory
@@ -81,9 +82,9 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         add_finetune(visitors, lanes, training.recipes, TRAIN)
         demo.unload(away)
     # A process for a shared GPU is a copy of this one: threads at work then could leave locks shut. So models come
-    # before the page does.
+    # before the page does, or not at all; the Space's build has fetched them (`preload_from_hub`).
     if repository := os.environ.get("PIRF_MODEL_REPO"):
-        arrival = library.follow(repository, again=not gpu.spaces)
+        arrival = library.follow(repository, seconds=BEFORE_PAGE if gpu.spaces else None)
         if gpu.spaces:
             arrival.ended.wait()
     if not gpu.spaces:
