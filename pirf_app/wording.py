@@ -25,6 +25,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value >= 0.0095 else f"{100 * value:.2g} %"
 
 
+def duration(seconds: float) -> str:
+    """4 s, 1 min 05 s, 1 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def times(ratio: float) -> str:
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 

@@ -101,7 +101,7 @@ def test_a_preset_keeps_what_is_asked_for():
 def test_what_does_not_fit_is_refused_with_a_reason():
     found = estimate(tiny_base(), SMALL, SLOW)
     check_fits(found, None, None)
-    with pytest.raises(InputError, match=r"^[^\n]* s are allowed[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*take about \d+ s here, and \d+ s are allowed[^\n]*$"):
         check_fits(found, seconds_limit=found.seconds / 2)
     with pytest.raises(InputError, match=r"^[^\n]* MB are allowed[^\n]*$"):
         check_fits(found, memory_limit=found.peak_bytes / 2)

@@ -17,6 +17,7 @@ from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown
 from ..sizes import megabytes
+from ..wording import duration
 from .config import TuningConfig
 from .events import DivergedError
 from .loop import TuningLoop
@@ -211,8 +212,8 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
     """Raises InputError where a run would take more seconds, or more bytes, than it may."""
     if seconds_limit is not None and estimate.seconds > seconds_limit:
         raise InputError(
-            f"this run would take about {estimate.seconds:.0f} s here, and {seconds_limit:.0f} s are allowed: choose "
-            "fewer updates, a smaller pool or fewer trainable layers"
+            f"this run would take about {duration(estimate.seconds)} here, and {duration(seconds_limit)} are allowed: "
+            "choose fewer updates, a smaller pool or fewer trainable layers"
         )
     if memory_limit is not None and estimate.peak_bytes > memory_limit:
         raise InputError(

@@ -6,7 +6,7 @@ import gradio as gr
 
 from ..checkpoints import Checkpoint
 from ..pdes.base import InputError
-from . import parts, train_parts
+from . import train_parts
 from .events import FITTED, NO_PRESET, PRIVATE, QUIET, SETUP
 from .recipes import Recipes, config_of
 from .start import begin_choices
@@ -64,7 +64,7 @@ class Setup:
             base = self.visitors.library(request.session_hash).load(pde, begin)
             return self.fitted(preset, base, method, self.recipes.preset(preset, base, method, fields))
         except InputError as error:
-            return {self.controls.estimate: parts.problem(error)}
+            return {self.controls.estimate: self.controls.said(error)}
 
     def fitted(self, preset: str, base: Checkpoint, method: str, config: Any) -> dict:
         """A preset's recipe for the controls, and what it takes."""
@@ -79,5 +79,5 @@ class Setup:
             config = config_of(method, self.controls.filled(method, fields))
             text = train_parts.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:
-            text = parts.problem(error)
+            text = self.controls.said(error)
         return {self.controls.estimate: text}

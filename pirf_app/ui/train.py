@@ -143,7 +143,7 @@ class TrainTab:
             yield self.now(visitor) | fitted | self.nothing
             return
         except InputError as error:
-            said = parts.problem(error)
+            said = self.controls.said(error)
         except Exception:
             log.exception("a run was not started")
             said = parts.problem(FAILED)

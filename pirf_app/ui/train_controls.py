@@ -1,6 +1,7 @@
 """The controls of the Train tab."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..methods.finetuning import METHODS, trainable_parameters
 from ..methods.rewards import NORMS
 from ..pdes import get_pde
 from ..pdes.base import InputError
+from . import parts
 from .recipes import PRESET_TITLES
 from .start import begin_choices
 from .train_parts import FIGURES
@@ -129,6 +131,11 @@ class TrainControls:
             if isinstance(self.fields.get(name), gr.Number) and fields[name] is None:
                 raise InputError(f"{self.fields[name].label} is empty: enter a number")
         return fields
+
+    def said(self, error: InputError) -> str:
+        """What is wrong, with the settings called what they are on the page."""
+        name = lambda match: self.fields[match[0]].label if match[0] in self.fields else match[0]  # noqa: E731
+        return parts.problem(re.sub(r"[a-z]+(_[a-z]+)+", name, str(error)))
 
     def fit(self, preset: str, config: Any, estimate: str) -> dict:
         """An update that has the page show the recipe of a preset and what it takes (`FITTED`)."""

@@ -6,7 +6,7 @@ from ..evaluation import SAME
 from ..methods.finetuning import Estimate
 from ..pdes import get_pde
 from ..pdes.stencils import rms
-from ..wording import percent
+from ..wording import duration, percent
 from .history import History, precise
 from .panels import Grid, Shown, log_residual, residual_range, still
 from .parts import as_sentence, grid_width, preview, problem, waiting
@@ -28,16 +28,6 @@ PILLS = {
     "failed": ("Failed", "bad"),
 }
 FIGURES = {"validation_residual": "residual", "validation_solve_error": "forward-solve error"}
-
-
-def duration(seconds: float) -> str:
-    """4 s, 1 min 05 s, 1 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def change(value: float | None, start: float | None) -> str:
