@@ -192,8 +192,9 @@ def test_frames_change_in_the_browser_without_computing(visit):
     page.wait_for_selector("#status .caption")
     run(page)
     page.wait_for_selector("#play")
+    page.wait_for_timeout(1000)  # for the files, which are asked for once the result is there
     asked = []
-    page.on("request", lambda request: asked.append(request.url) if "/queue/" in request.url else None)
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
     titled = "title => document.querySelector('#grid .annotation-text').textContent.startsWith(title)"
     page.wait_for_function(titled, arg="vorticity at frame 3")
     page.locator("#frame input[type=range]").press("ArrowLeft")
