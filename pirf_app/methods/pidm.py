@@ -2,7 +2,7 @@
 
 The network goes on learning to denoise solver fields, and the PDE residual of its denoised estimate is added to the
 loss: the likelihood of a residual of zero under a variance that grows with the noise, as the estimate is a mean over
-what the clean field may be, which need not solve the equation ("mean estimation", eq. 11 to 14). It needs data, and
+what the clean field may be, which need not solve the equation ("mean estimation" in the paper). It needs data, and
 never sees a sample of the model.
 
 As in PIRF, the tuned weights make the last K steps only, and the solver's inputs get no gradient from the residual.
