@@ -75,7 +75,7 @@ class Checkpoint:
     @property
     def base_denoiser(self) -> Denoiser:
         """The untuned model: the parent's of a tuned one."""
-        return self.denoiser.base if isinstance(self.denoiser, TunedDenoiser) else self.denoiser
+        return self.denoiser if isinstance(self.denoiser, Denoiser) else self.denoiser.base
 
     @property
     def problem(self) -> PDE:

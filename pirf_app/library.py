@@ -16,6 +16,7 @@ from .checkpoints import (
     read_info,
     unreadable,
 )
+from .methods.guidance import GUIDANCE, guided
 from .pdes import InputError, get_pde
 
 ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
@@ -75,9 +76,9 @@ class Library:
         return entries
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """Methods there is a checkpoint for, the usual ones first."""
+        """Methods there is a checkpoint for, the usual ones first; last those that guide the baseline, with none."""
         found = {e["method"] for e in self.manifest() if e["pde"] == pde and resolution in (None, e["resolution"])}
-        return sorted(found, key=lambda m: (m not in USUAL, m))
+        return sorted(found - set(GUIDANCE), key=lambda m: (m not in USUAL, m)) + [*GUIDANCE] * ("base" in found)
 
     def find(self, pde: str, method: str, resolution: int | None = None) -> dict:
         """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""
@@ -93,6 +94,8 @@ class Library:
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A bundled checkpoint by PDE and method. Raises InputError or CheckpointError."""
         get_pde(pde)
+        if method in GUIDANCE:
+            return guided(self.load(pde, "base", resolution), method)
         entry = self.find(pde, method, resolution)
         return self._load(entry["file"], entry["sha256"])
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from .methods.finetuning import METHODS
+from .methods.guidance import GUIDANCE
 from .pdes import InputError
 from .wording import method_title
 
@@ -21,6 +22,11 @@ def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+SUMMARY_FIGURES = (
+    ("residual RMS", "residual_rms", number),
+    ("by another stencil", "second_residual_rms", number),
+    ("forward-solve error", "solve_error_median", "{:.2%}".format),
+)
 COLUMNS = {
     "PDE": lambda r: r["pde"],
     "method": lambda r: r["method"],
@@ -50,22 +56,19 @@ def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str
 
 
 def format_summary(rows: list[dict]) -> str:
-    """A Markdown table of each PDE's tuned models against its baseline, at `SUMMARY_STEPS` steps; in brackets the ratio
-    to the baseline."""
+    """A Markdown table of each PDE's methods at `SUMMARY_STEPS` steps; in brackets the ratio to the baseline."""
     found = {(row["pde"], row["method"]): row for row in rows if row["steps"] == SUMMARY_STEPS}
-    tuned = [method for method in METHODS if any(known == method for _, known in found)]
-    titles = [method_title(method) for method in tuned]
-    heads = ["", "NFE", "residual RMS, baseline", *titles, "forward-solve error, baseline", *titles]
-    heads.append(f"conservation, baseline / {' / '.join(titles)}")
+    heads = ["", "method", "NFE", *(title for title, _, _ in SUMMARY_FIGURES), "conservation"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for pde in sorted(pde for pde, method in found if method == "base"):
-        base, others = found[pde, "base"], [found.get((pde, method)) for method in tuned]
-        cells = [pde.capitalize(), str(base["nfe"])]
-        for name, show in (("residual_rms", number), ("solve_error_median", "{:.2%}".format)):
-            cells.append(show(base[name]))
-            cells += [f"{show(row[name])} ({row[name] / base[name]:.2f})" if row else "" for row in others]
-        cells.append(" / ".join(f"{row['conservation_rate']:.0%}" if row else "–" for row in (base, *others)))
-        lines.append("| " + " | ".join(cells) + " |")
+        base = found[pde, "base"]
+        for method in ("base", *METHODS, *GUIDANCE):
+            if row := found.get((pde, method)):
+                cells = [pde.capitalize() if row is base else "", method_title(method), str(row["nfe"])]
+                for _, name, show in SUMMARY_FIGURES:
+                    against = "" if row is base else f" ({row[name] / base[name]:.2f})"
+                    cells.append(show(row[name]) + against)
+                lines.append("| " + " | ".join([*cells, f"{row['conservation_rate']:.0%}"]) + " |")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from .checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from .hub import Snapshot, fetch
 from .hub_client import PULL_SECONDS, HubError, Transfer
 from .library import Library, is_figure
+from .methods.guidance import GUIDANCE
 from .pdes.base import InputError, shown
 
 AGAIN = (60.0, 300.0, 1800.0)  # seconds before a repository that could not be had is asked for again
@@ -121,6 +122,8 @@ class Collection(Library):
         return sorted(super().methods(pde, resolution), key=lambda method: "@" in method)
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+        if method in GUIDANCE:
+            return super().load(pde, method, resolution)
         entry = self.find(pde, method, resolution)
         plain, _, repo = method.rpartition("@")
         if repo not in self.parts:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from .evaluation import SAME, flags
+from .methods.guidance import GUIDANCE
 from .pdes import PDE
 
-TITLES = {"base": "Baseline"}
+TITLES = {"base": "Baseline"} | {name: guidance.title for name, guidance in GUIDANCE.items()}
 OWN = "my:"  # begins the method of a model that belongs to one visitor of the page
 
 

@@ -11,6 +11,7 @@ from tiny import HANDOVER, tuned_from
 from pirf_app.checkpoints import CheckpointError, changed_tensors, file_sha256, load_checkpoint
 from pirf_app.diffusion.sampler import initial_noise
 from pirf_app.library import Library
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes import InputError
 
 
@@ -48,7 +49,8 @@ def test_library_lists_finds_and_resolves(library, base_file):
     assert [e["name"] for e in entries] == ["darcy-16-base", "darcy-16-pirf", "poisson-16-base"]
     assert all(e["sha256"] == file_sha256(library.folder / e["file"]) for e in entries)
     assert all(e["size"] == (library.folder / e["file"]).stat().st_size for e in entries)
-    assert library.methods("darcy") == ["base", "pirf"]
+    assert library.methods("darcy") == ["base", "pirf", *GUIDANCE]
+    assert library.methods("burgers") == []
     assert library.resolve("darcy", "pirf", 16).info.method == "pirf"
     assert library.resolve("darcy", str(base_file)).info.method == "base"
     assert library.load("darcy", "base", 16) is library.load("darcy", "base", 16)

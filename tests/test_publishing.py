@@ -21,6 +21,7 @@ from pirf_app.comparison import compare, last
 from pirf_app.hub import fetch
 from pirf_app.hub_client import HubError
 from pirf_app.library import Library
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes.base import InputError
 from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send, space_readme
 from pirf_app.report import REPORT
@@ -52,7 +53,9 @@ def test_a_collection_offers_what_arrives_beside_the_bundled_models(published, t
     assert arrival.ended.wait(20)
     assert (arrival.state, arrival.sentence) == ("ready", "")
     assert len(collection.manifest()) == 2 + len(tiny_library.manifest())
-    assert collection.methods("darcy", 16) == ["base", "pirf", "base@owner/models", "pirf@owner/models"]
+    here = ["base", "pirf", *GUIDANCE]
+    assert collection.methods("darcy", 16) == [*here, "base@owner/models", "pirf@owner/models"]
+    assert collection.load("darcy", "cocogen", 16).denoiser.base is collection.load("darcy", "base", 16).denoiser
     result = last(compare(collection, "darcy", ["base", f"pirf@{REPO}"], 2, 1, 0))
     assert [r.method for r in result.results] == ["base", f"pirf@{REPO}"]
     theirs = last(compare(tiny_library, "darcy", ["pirf"], 2, 1, 0)).results[0].row["residual_rms"]

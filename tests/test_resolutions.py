@@ -11,6 +11,7 @@ from pirf_app import resolutions
 from pirf_app.checkpoints import save_checkpoint
 from pirf_app.comparison import available, check_settings, compare, last
 from pirf_app.library import Library
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes import InputError, get_pde
 from pirf_app.resolutions import grid, grids
 from pirf_app.ui.compare import CompareTab
@@ -37,7 +38,7 @@ def test_fine_resolution_where_a_gpu_samples(library, monkeypatch, gpu, darcy):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert grids(library, "darcy") == [16, 32]
     assert (grid(library, "darcy"), grid(library, "poisson"), grid(library, "burgers")) == (darcy, 16, 64)
-    assert available(library, "darcy") == ["base"]
+    assert available(library, "darcy") == ["base", *GUIDANCE]
     assert available(library, "burgers") == []
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from pirf_app.comparison import compare, last
 from pirf_app.methods.events import TuningStep
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
 from pirf_app.ui.compare import CompareTab
@@ -246,7 +247,7 @@ def test_methods_are_those_of_today_whatever_there_was_at_the_start(tab, tuned, 
     models.add(tuned)
     compared.models = {"darcy": known}
     found = compared.method_choices("darcy", chosen, models)
-    assert [method for _, method in found["choices"]] == ["base", "pirf", "my:darcy-16-pirf"]
+    assert [method for _, method in found["choices"]] == ["base", "pirf", *GUIDANCE, "my:darcy-16-pirf"]
     assert found["value"] == value
 
 

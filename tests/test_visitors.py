@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pirf_app.checkpoints import MAX_BYTES
 from pirf_app.comparison import compare, last
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import own as own_module
 from pirf_app.ui import visitors as visitors_module
@@ -83,8 +84,8 @@ def test_a_visitor_s_model_is_one_more_method_for_them_alone(visitors, tuned):
     model = mine.add(tuned, "attempt")
     assert model.method == "my:attempt"
     assert method_title(model.method) == "attempt"
-    assert mine.methods("darcy") == ["base", "pirf", "my:attempt"]
-    assert yours.methods("darcy") == ["base", "pirf"]
+    assert mine.methods("darcy") == ["base", "pirf", *GUIDANCE, "my:attempt"]
+    assert yours.methods("darcy") == ["base", "pirf", *GUIDANCE]
     assert visitors.library("c") is visitors.shared
     result = last(compare(mine, "darcy", ["base", "pirf", "my:attempt"], 3, 1, 0))
     assert [r.method for r in result.results] == ["base", "pirf", "my:attempt"]
@@ -94,7 +95,7 @@ def test_a_visitor_s_model_is_one_more_method_for_them_alone(visitors, tuned):
             last(compare(yours, "darcy", ["base", method], 3, 1, 0))
     assert mine.add(tuned, "Attempt").name == "Attempt-2"
     mine.remove("attempt")
-    assert mine.methods("darcy") == ["base", "pirf", "my:Attempt-2"]
+    assert mine.methods("darcy") == ["base", "pirf", *GUIDANCE, "my:Attempt-2"]
     with pytest.raises(InputError, match="no model called"):
         mine.remove("attempt")
 

@@ -20,6 +20,7 @@ from ..parallel import ALONE, Team
 from ..pdes import PDE, InputError
 from ..pdes.base import shown
 from .events import DivergedError, Event, TuningStep
+from .guidance import GuidedDenoiser
 
 STATES = ("last", "best")
 KEPT = ("update", "seconds", "checks", "unreported")  # of a run, as JSON
@@ -38,6 +39,8 @@ class Tuning(ABC):
     def __init__(self, base: Checkpoint, config, handover: float, workers: Team = ALONE):
         self.base, self.config, self.workers = base, config, workers
         self.pde: PDE = base.problem
+        if isinstance(base.denoiser, GuidedDenoiser):
+            raise InputError(f"{base.info.method} is a way to sample the baseline: start from base")
         tuned = isinstance(base.denoiser, TunedDenoiser)
         if tuned and not isclose(handover, base.denoiser.handover, rel_tol=1e-5):
             raise InputError(

@@ -16,7 +16,7 @@ NEAR = 4  # a reference line this many times away from the curves still decides 
 @dataclass(frozen=True)
 class Curve:
     """Values `y` over `x`, None or not finite where there is none. `look` is "raw", "smooth" or "held" (points with
-    lines between them); `run` says by its colour whose curve it is, from 0 to 3."""
+    lines between them); `run` says by its colour whose curve it is, from 0 to 4."""
 
     name: str
     x: Sequence[float]

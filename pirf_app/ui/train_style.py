@@ -93,6 +93,7 @@ path.run1 { stroke: #d97706; opacity: 0.75; } .dark path.run1 { stroke: #fbbf24;
 path.held.run1 { stroke: #92400e; } .dark path.held.run1 { stroke: #fde68a; }
 path.held.run2 { stroke: #0f766e; } .dark path.held.run2 { stroke: #5eead4; }
 path.held.run3 { stroke: #be185d; } .dark path.held.run3 { stroke: #f9a8d4; }
+path.held.run4 { stroke: #475569; } .dark path.held.run4 { stroke: #cbd5e1; }
 path.reference { stroke: var(--body-text-color-subdued); stroke-width: 1; stroke-dasharray: 5 4; }
 .plot i { display: none; position: absolute; top: 0; bottom: 0; left: var(--at); border-left: 1px solid; opacity: 0.4; }
 .plot output { display: none; position: absolute; top: 4px; left: calc(var(--at) + 8px); white-space: pre; z-index: 2; }
