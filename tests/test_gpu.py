@@ -15,6 +15,7 @@ from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
 from pirf_app.methods.events import TuningStep
 from pirf_app.methods.finetuning import METHODS
+from pirf_app.methods.guidance import GUIDANCE, guided
 from pirf_app.parallel import alone_on
 from pirf_app.pdes import get_pde, pde_names
 
@@ -52,6 +53,16 @@ def test_same_seed_same_fields(name, prior, solver):
     pde = get_pde(name)
     difference = pde.normalise(drawn) - pde.normalise(expected)
     assert difference.abs().max() < 1e-3 * pde.normalise(expected).abs().max()
+
+
+@every_pde
+@pytest.mark.parametrize("method", GUIDANCE)
+def test_guidance_on_both_devices(name, method):
+    checkpoint = guided(checkpoint_of(name), method)
+    expected, _ = draw_fields(checkpoint, 4, 2, 7)
+    checkpoint.denoiser.to("cuda")
+    drawn, _ = draw_fields(checkpoint, 4, 2, 7)
+    assert (drawn - expected).abs().max() < 1e-2 * expected.abs().max()
 
 
 @every_pde

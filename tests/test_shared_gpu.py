@@ -20,6 +20,7 @@ from pirf_app import comparison as cmp
 from pirf_app.checkpoints import load_checkpoint
 from pirf_app.methods.config import PirfConfig
 from pirf_app.methods.events import DivergedError, TuningStep
+from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.pdes.base import InputError
 from pirf_app.ui import gpu, gpu_training
@@ -72,7 +73,7 @@ def lent_training(lent):
 
 def test_sampling_on_a_shared_gpu_is_sampling(tiny_library, lent):
     task = importlib.reload(gpu)
-    settings = cmp.check_settings(tiny_library, "darcy", ["base", "pirf"], 3, 2, 7)
+    settings = cmp.check_settings(tiny_library, "darcy", ["base", "pirf", *GUIDANCE], 3, 2, 7)
     *previews, result = task.run(tiny_library, settings)
     *expected, same = cmp.run(tiny_library, settings)
     assert [(p.method, p.step) for p in previews] == [(p.method, p.step) for p in expected]

@@ -11,8 +11,9 @@ to the least residual along its direction, which is known exactly where the resi
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
-from torch.func import vjp
+from torch.autograd import grad
 
 from ..checkpoints import Checkpoint
 from ..diffusion.denoiser import Denoiser
@@ -67,8 +68,10 @@ class GuidedDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         if not self.guidance.corrections:
-            estimate, through = vjp(lambda noisy: self.base(noisy, sigma), x)
-            return self.moved(estimate, lambda gradient: through(gradient)[0])
+            with torch.enable_grad():
+                noisy = x.detach().requires_grad_()
+                estimate = self.base(noisy, sigma)
+            return self.moved(estimate, lambda gradient: grad(estimate, noisy, gradient)[0])
         estimate = self.base(x, sigma)
         for _ in range(self.guidance.corrections):
             estimate = self.moved(estimate, lambda gradient: gradient)
@@ -77,14 +80,17 @@ class GuidedDenoiser(nn.Module):
     def moved(self, estimate: Tensor, direction: Callable[[Tensor], Tensor]) -> Tensor:
         """`estimate` moved against `direction` of its squared residual's gradient, each sample to the least squared
         residual on that line, to first order."""
-        residual, back = vjp(self.residual, estimate)
-        gradient = lambda r: back(r)[0]  # noqa: E731
-        move = direction(gradient(residual))
-        # `gradient` is linear, and its own gradient says how the residual changes along a direction.
-        _, along = vjp(gradient, residual)
-        residual, change = residual.flatten(1), along(move)[0].flatten(1)
+        with torch.enable_grad():
+            fields = estimate.detach().requires_grad_()
+            residual = self.residual(fields)
+            weights = residual.detach().requires_grad_()
+            (gradient,) = grad(residual, fields, weights, create_graph=True)
+        move = direction(gradient.detach())
+        # The gradient is linear in the weights, and its own gradient says how the residual changes along the move.
+        (change,) = grad(gradient, weights, move)
+        residual, change = residual.detach().flatten(1), change.flatten(1)
         length = (residual * change).sum(1) / change.square().sum(1).clamp_min(1e-30)
-        return estimate - length.view(-1, 1, 1, 1) * move
+        return fields.detach() - length.view(-1, 1, 1, 1) * move
 
 
 def guided(base: Checkpoint, method: str) -> Checkpoint:

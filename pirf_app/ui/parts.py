@@ -26,6 +26,9 @@ picture; where a sample is a series of frames (Kolmogorov flow), the frames shar
   relative to their change since the first). If the residual falls while this rises, the gain is not real.
 - **Conservation**: how many samples obey a conservation law of the equation to within 5 %. The law is named below the
   equation.
+- **CoCoGen** and **DiffusionPDE** train nothing. They move the baseline's own estimates down the residual while it is
+  sampled: CoCoGen the estimate itself, eight times in each of the last steps; DiffusionPDE along the gradient through
+  the network, so that an evaluation costs about three.
 - **Time**: methods that share their first steps compute them once, so the time is that of all methods together.
 
 Zooming into one panel zooms them all; a double click brings the whole field back.
