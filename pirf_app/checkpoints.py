@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .diffusion.denoiser import Denoiser, check_fits
@@ -24,6 +23,7 @@ from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 from .pdes.units import in_units
 from .sizes import megabytes
+from .tensor_file import write_tensors
 
 FORMAT_VERSION = 2
 MAX_BYTES = 256 * 10**6  # a published network has 62 million parameters: 247 MB in single precision
@@ -91,15 +91,11 @@ def file_sha256(path: Path) -> str:
 def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo, full: bool = False) -> str:
     """Writes `model` (a Denoiser, or a TunedDenoiser of which only the changed tensors are kept) and returns the
     file's SHA-256. Network weights and prior directions are stored in half precision (unless `full`), the rest in
-    float32."""
+    float32. Raises InputError if it cannot be written."""
     tensors = model.state_dict() if isinstance(model, Denoiser) else changed_tensors(model)
     half = lambda key: not full and (key.startswith("network.") or key == "prior.directions")  # noqa: E731
-    packed = {
-        k: v.detach().cpu().to(torch.float16 if half(k) else torch.float32).contiguous() for k, v in tensors.items()
-    }
-    temporary = path.with_suffix(".tmp")
-    save_file(packed, temporary, {KEY: json.dumps(asdict(info), sort_keys=True)})
-    temporary.replace(path)
+    packed = {k: v.detach().to(torch.float16 if half(k) else torch.float32) for k, v in tensors.items()}
+    write_tensors(path, packed, {KEY: json.dumps(asdict(info), sort_keys=True)})
     return file_sha256(path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 
 from .cli_benchmark import benchmark
@@ -213,6 +214,11 @@ def first_view(pde: Pde = "darcy", steps: int = 10, n: int = 4, seed: Seed = 0) 
     print(write_first_view(Library(), pde=pde, steps=steps, n=n, seed=seed).sentence)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for and not given. torch says so of the CPU's in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 after one sentence on standard error."""
     try:
@@ -229,5 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:
         message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        message = "there is not enough memory for this here: ask for less at once (samples, pool, batch, chunk, K)"
     say("Error: " + " ".join(message.split()))
     return 2

@@ -128,8 +128,8 @@ def finetune(
     values = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
     entry, beside = find_method(method), state_beside(out)
     check_interval(save_every)
-    if log is not None:
-        check_folder(log)
+    if log is not None and check_folder(log).resolve() in (out.resolve(), beside.resolve()):
+        raise InputError(f"the log cannot be {log}, which the run itself writes")
     if state not in STATES:
         raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
     if pool_steps is not None:
@@ -137,7 +137,12 @@ def finetune(
     begin, workers = Library().resolve(pde, base), team()
     if resume and beside.exists():
         run = entry.tuning.load(begin, beside, workers)
+        other = [name for name, value in values.items() if getattr(run.config, name, value) != value]
+        if other and workers.main:
+            say(f"the run that is resumed keeps its own {', '.join(n.replace('_', '-') for n in other)}")
     else:
+        if resume and workers.main:
+            say(f"there is no {beside} to resume from: a new run begins")
         run = entry.tuning(begin, recipe(entry, begin, preset, values), workers)
     writers = []
     if workers.main and log:
@@ -154,6 +159,8 @@ def finetune(
         for writer in writers:
             if isinstance(writer, EventLog):
                 writer.write("Diverged", {"update": run.update, "message": str(error)})
+        if not run.update:
+            raise InputError(f"{error}; nothing had been learned by then") from None
         if workers.main:
             say(f"{error}; the last finite weights are kept")
     finally:

@@ -1,8 +1,10 @@
 """What the commands share: checks of their options, progress on standard error."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .checkpoints import Checkpoint
 from .pdes import InputError
@@ -32,6 +34,12 @@ def check_folder(path: Path) -> Path:
         raise InputError(f"{path} is a folder, not a file to write")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist, so {path.name} cannot be written")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+        raise InputError(f"{path} cannot be written: nothing can be put in the folder {path.parent} ({why})") from None
     return path
 
 

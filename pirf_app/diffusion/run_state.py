@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..pdes.base import InputError, shown
+from ..tensor_file import write_tensors
 
 
 def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict) -> None:
@@ -19,10 +19,7 @@ def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Opti
     packed = dict(tensors)
     for index, state in optimiser.state_dict()["state"].items():
         packed |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    packed = {key: value.detach().cpu().contiguous() for key, value in packed.items()}
-    temporary = Path(path).with_suffix(".tmp")
-    save_file(packed, temporary, {"run": json.dumps(meta)})
-    temporary.replace(path)
+    write_tensors(path, packed, {"run": json.dumps(meta)})
 
 
 def load_run(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:

@@ -53,12 +53,11 @@ class TuningConfig:
             raise InputError(f"ema must be at least 0 and below 1, not {shown(self.ema)}")
         self._check_choice("trainable", SUFFIXES)
         self._check_choice("best_by", BEST_BY)
-        if not self.pool_steps or min(map(check_steps, self.pool_steps)) <= self.last_steps:
-            raise InputError(
-                f"pool_steps must be step counts above last_steps ({self.last_steps}), not {self.pool_steps}"
-            )
-        if self.pool < len(self.pool_steps):
-            raise InputError(f"a pool of {self.pool} is too small for {len(self.pool_steps)} step counts")
+        steps = self.pool_steps
+        if not isinstance(steps, tuple) or not steps or min(map(check_steps, steps)) <= self.last_steps:
+            raise InputError(f"pool_steps must be step counts above last_steps ({self.last_steps}), not {shown(steps)}")
+        if self.pool < len(steps):
+            raise InputError(f"a pool of {self.pool} is too small for {len(steps)} step counts")
 
     def _check_weights(self, *names: str) -> None:
         for name in names:
@@ -66,7 +65,7 @@ class TuningConfig:
                 raise InputError(f"{name} must be a finite number of at least 0, not {shown(getattr(self, name))}")
 
     def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
-        if getattr(self, name) not in known:
+        if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}, not {shown(getattr(self, name))}")
 
 

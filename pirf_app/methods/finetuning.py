@@ -3,11 +3,11 @@
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..diffusion.network import SUFFIXES, UNet
@@ -68,11 +68,12 @@ HELD = {"error_weight": 0.5, "hold": 3.0}
 MARGIN = 0.8  # of a preset's time that is planned for: machines are shared, and their speed varies
 LONG = 0.6  # seconds for each thing that is timed
 PAUSE = 0.6  # the longest that a run should work, in seconds, between two events
+HELD_STEPS = 8  # that the graph of a measured update goes through, of all its samples together
 
 
 def find_method(name: str) -> Method:
     """The method called `name`. Raises InputError, naming those there are."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown fine-tuning method {shown(name)}: choose {', '.join(METHODS)}")
     return METHODS[name]
 
@@ -131,15 +132,22 @@ class _GraphBytes(torch.autograd.graph.saved_tensors_hooks):
         return x
 
 
-def _quickest(work: Callable[[], Iterable]) -> float:
+@torch.no_grad()
+def evaluated(model: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
+    """One evaluation, on the CPU: a GPU is done only then."""
+    return model(x, sigma).cpu()
+
+
+def _quickest(work: Callable[[], Iterable]) -> Generator[None, None, float]:
     """Seconds that all of `work()` takes: the least of three, for what else the machine does comes in bursts; of fewer
-    where that takes long."""
+    where that takes long. Yields in between."""
     taken: list[float] = []
     while len(taken) < 3 and sum(taken) < LONG:
         began = time.perf_counter()
         for _ in work():
             pass
         taken.append(time.perf_counter() - began)
+        yield
     return min(taken)
 
 
@@ -147,7 +155,16 @@ def measure_speed(
     base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
 ) -> Speed:
     """Times a few samples of `config`'s work on `device`, on states of noise: two or three seconds."""
-    n = min(4, config.chunk, config.batch)
+    (speed,) = deque(measuring(base, config, method, device), 1)
+    return speed
+
+
+def measuring(
+    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
+) -> Iterator[Speed | None]:
+    """`measure_speed` in pieces of a second or so, for those who share a machine: None after each of them, and last
+    what was found. No more steps of samples are held at once than a run with a small K holds of a few samples."""
+    n = max(1, min(4, config.chunk, config.batch, HELD_STEPS // config.last_steps))
     few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
     # At a rate with which nothing can diverge.
     run = find_method(method).tuning(base, replace(few, learning_rate=1e-8), alone_on(device))
@@ -156,21 +173,31 @@ def measure_speed(
     x = start(run.model.base, initial_noise(n, shape, 0).to(device), sigma).x
     with torch.no_grad():
         sample = run.model.base(x, sigma)
-        evaluation = _quickest(lambda: run.model.base(x, sigma).cpu())  # a GPU is done only then
     memory = torch.zeros_like(x) if config.last_steps > 1 else None
     run.validation.add(config.pool_steps[0], x=x, sample=sample, memory=memory)
     for steps in config.pool_steps:
         run.stand_in(steps, x, sample)
     graph = _GraphBytes([*run.model.parameters()])
     try:
-        deque(run.calibrate(), 0)
+        evaluation = yield from _quickest(lambda: evaluated(run.model.base, x, sigma))
+        yield from (None for _ in run.calibrate())
         with graph:
             deque(run.one_update(), 0)
-        update, validation = _quickest(run.one_update), _quickest(run.validate)
+        yield
+        update = yield from _quickest(run.one_update)
+        validation = yield from _quickest(run.validate)
     except DivergedError:
         raise InputError("the model that the run would start from gives values that are not finite") from None
-    data = _quickest(lambda: run.pde.generate(PART, base.info.resolution, 0)) if config.learns_from_data else 0.0
-    return Speed(evaluation / n, update / n, validation / n, graph.total / n, data / PART)
+    data = 0.0
+    if config.learns_from_data:
+        data = yield from _quickest(lambda: run.pde.generate(PART, base.info.resolution, 0))
+    yield Speed(evaluation / n, update / n, validation / n, graph.total / n, data / PART)
+
+
+def chunk_for(speed: Speed) -> int:
+    """How many samples a run should work on between two events."""
+    slowest = max(2 * speed.evaluation, speed.update, speed.validation)
+    return next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)
 
 
 def validations(config: TuningConfig) -> int:
@@ -213,12 +240,13 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
     if seconds_limit is not None and estimate.seconds > seconds_limit:
         raise InputError(
             f"this run would take about {duration(estimate.seconds)} here, and {duration(seconds_limit)} are allowed: "
-            "choose fewer updates, a smaller pool or fewer trainable layers"
+            "choose fewer updates, a smaller batch or pool, a smaller K or fewer trainable layers"
         )
     if memory_limit is not None and estimate.peak_bytes > memory_limit:
         raise InputError(
             f"this run would take about {megabytes(estimate.peak_bytes)} of memory, and "
-            f"{megabytes(memory_limit)} are allowed: choose a smaller pool or fewer trainable layers"
+            f"{megabytes(memory_limit)} are allowed: choose a smaller batch or pool, a smaller K or fewer "
+            "trainable layers"
         )
 
 
@@ -229,11 +257,10 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
     dozen states last for a hundred updates, but they must come from trajectories of the step count that is sampled
     later. Of solver fields there are no more than the updates can use four times each, in other noise and under other
     symmetries."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
     seconds, kind = MARGIN * PRESETS[name], find_method(method).config
-    slowest = max(2 * speed.evaluation, speed.update, speed.validation)
-    chosen = {"chunk": next((n for n in (16, 8, 4, 2) if n * slowest <= PAUSE), 1)}
+    chosen = {"chunk": chunk_for(speed)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
     chosen |= {"learning_rate": kind.short_rate if name in SHORT else kind.learning_rate}
     held = base.problem.mean_operator and base.info.parent is None and overrides.get("norm") != "plain"
@@ -256,7 +283,8 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
 
 def continued(base: Checkpoint) -> dict:
     """Of the recipe that a tuned checkpoint came from, what a run that goes on from it must keep."""
-    found = base.info.recipe.get("config", {}) if base.info.parent else {}
+    found = base.info.recipe.get("config") if base.info.parent else None
+    found = found if isinstance(found, dict) else {}
     values = {name: found[name] for name in ("last_steps", "pool_steps") if name in found}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 

@@ -140,7 +140,7 @@ class Tuning(ABC):
     def info(self, figures: dict | None = None, which: str = "last") -> CheckpointInfo:
         """Metadata of the tuned checkpoint. Its parent is the base model, even where the run began with a tuned one."""
         begun = self.base.info
-        recipe = {"config": asdict(self.config), "updates": self.update, "seconds": round(self.seconds), "state": which}
+        recipe = {"config": asdict(self.config), "updates": self.update, "state": which}
         recipe |= {"checks": {name: self.checks[name] for name in ("start", which) if name in self.checks}}
         if begun.parent is not None:
             recipe["began_with"] = self.base.sha256

@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints import Checkpoint
 from ..methods.events import DivergedError, Event
-from ..methods.finetuning import Speed, estimate, find_method, measure_speed
+from ..methods.finetuning import Speed, estimate, find_method, measuring
 from ..methods.tuning import Tuning
 from ..parallel import Team, alone_on
 from ..pdes.base import InputError
@@ -29,10 +29,10 @@ def workers() -> Team:
     return alone_on("cuda" if torch.cuda.is_available() and not gpu.spaces else "cpu")
 
 
-def speed(base: Checkpoint, config, method: str) -> Speed:
-    """That of where runs are worked on."""
-    measured = measure_speed(base, config, method, workers().device)
-    return replace(measured, **LENT) if gpu.spaces else measured
+def speed(base: Checkpoint, config, method: str) -> Iterator[Speed | None]:
+    """That of where runs are worked on, measured in pieces: `measuring`."""
+    for measured in measuring(base, config, method, workers().device):
+        yield replace(measured, **LENT) if gpu.spaces and measured else measured
 
 
 @dataclass(frozen=True)

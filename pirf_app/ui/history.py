@@ -116,7 +116,7 @@ def charts(history: History, other: History | None = None) -> str:
         ),
         Chart("Weight drift", figure(latest and latest.drift), drift),
     ]
-    axis = updates_axis(max(which.updates for which, _ in both))
+    axis = updates_axis(max(history.updates, other.done if other else 0))
     legend = [("raw run0", "each update"), ("smooth run0", "smoothed"), ("held run0", "held-out noise")]
     drawn = "".join(draw(p, axis) for p in panels)
     legend += [("reference", "reference")] if 'class="reference"' in drawn else []

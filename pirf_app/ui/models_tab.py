@@ -102,7 +102,7 @@ class ModelsTab:
         )
         self.upload.upload(self.on_upload, self.upload, [self.status, *shown], concurrency_limit=2, **QUIET)
         self.remove.click(self.on_remove, self.mine, [self.status, *shown], queue=False, **QUIET)
-        self.clock.tick(self.on_clock, None, [self.arrivals, self.clock, *shown], queue=False, **QUIET)
+        self.clock.tick(self.on_clock, self.mine, [self.arrivals, self.clock, *shown], queue=False, **QUIET)
         if self.push:
             self.push.connect(self.on_push_file, self.mine, self.status)
 
@@ -116,15 +116,16 @@ class ModelsTab:
         except InputError as error:
             return parts.problem(error)
 
-    def shown(self, request: gr.Request):
-        """The table and the choice of own models, as they are now."""
+    def shown(self, request: gr.Request, chosen: str | None = None):
+        """The table and the choice of own models, as they are now: `chosen` if it is there, else the newest."""
         names = [model.name for model in own_models(self.visitors, request.session_hash)]
-        return self.table_for(request.session_hash), gr.update(choices=names, value=names[-1] if names else None)
+        value = chosen if chosen in names else next(reversed(names), None)
+        return self.table_for(request.session_hash), gr.update(choices=names, value=value)
 
-    def on_clock(self, request: gr.Request):
+    def on_clock(self, chosen: str | None, request: gr.Request):
         """What the server is fetching by itself; the clock runs until that has come or failed."""
         waiting = any(arrival.state == "fetching" for arrival in self.collection.arrivals)
-        return arriving(self.collection.arrivals), gr.Timer(active=waiting), *self.shown(request)
+        return arriving(self.collection.arrivals), gr.Timer(active=waiting), *self.shown(request, chosen)
 
     def on_fetch(self, text: str, request: gr.Request):
         if not self.places.acquire(blocking=False):

@@ -74,7 +74,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         compare.select(chosen.on_return, shown, found, queue=False, **QUIET)
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
         for when in (back.then, models.select):
-            when(listed.on_clock, None, now, queue=False, **QUIET)
+            when(listed.on_clock, listed.mine, now, queue=False, **QUIET)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)

@@ -113,13 +113,13 @@ def sentence(comparison: Comparison) -> str:
     return f"<p>{escape(comparison.sentence)}</p>" + (f"<ul>{notes}</ul>" if notes else "")
 
 
-def ratio(value: float, first: bool) -> str:
-    """A figure over the baseline's, marked as better (lower) or worse."""
+def ratio(value: float, first: bool, reference: str) -> str:
+    """A figure over that of the first method, marked as better (lower) or worse."""
     if first:
         return "<small>reference</small>"
     kind = "" if abs(value - 1) <= SAME else "better" if value < 1 else "worse"
     mark = {"": "", "better": "▼ ", "worse": "▲ "}[kind]
-    return f'<small class="{kind}">{mark}{value:.2f} × the baseline</small>'
+    return f'<small class="{kind}">{mark}{value:.2f} × {escape(reference)}</small>'
 
 
 def table(comparison: Comparison) -> str:
@@ -136,11 +136,13 @@ def table(comparison: Comparison) -> str:
         ("Evaluations", "per sample"),
         ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps{together}"),
     ]
+    first = comparison.results[0].method
+    first = "the baseline" if first == "base" else method_title(first)
     lines = ["".join(f'<th scope="col">{a}<small>{b}</small></th>' for a, b in heads)]
     for i, row in enumerate(r.row for r in comparison.results):
         cells = [
-            f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], i == 0)}",
-            f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], i == 0)}",
+            f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], i == 0, first)}",
+            f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], i == 0, first)}",
             f"{row['boundary_rms']:.2g}" if walls else "periodic",
             f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
             f"{row['nfe']}",

@@ -1,18 +1,18 @@
 """From the controls of the Train tab to a recipe, and what a run of it takes on this machine."""
 
-import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from ..checkpoints import Checkpoint
-from ..comparison import whole_number
-from ..methods.finetuning import Estimate, Speed, check_fits, estimate, find_method, preset
+from ..comparison import STEPS_RANGE, whole_number
+from ..memory import free_memory, give_back
+from ..methods.finetuning import Estimate, Speed, check_fits, chunk_for, estimate, find_method, preset
 from ..pdes.base import MAX_SEED, InputError, shown
 from . import gpu_training
-from .lane import Lanes
+from .lane import Lanes, Line
 
 LIMIT_SECONDS = 3600.0
 SPEED_LASTS, JUST_NOW = 120.0, 1.0  # seconds
@@ -21,19 +21,8 @@ PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
 KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "residual_weight")
 KEPT_BY_PRESETS += ("norm", "best_by", "seed")
 SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
-WHOLE = ("updates", "last_steps", "pool", "batch", "warmup", "validate_every", "validation")
-
-
-def free_memory() -> float:
-    """Bytes that may still be taken: of the machine, and of a container's limit."""
-    found = [float("inf")]
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(found)
+WHOLE = ("updates", "pool", "batch", "warmup", "validate_every", "validation")
+MOST_LAST_STEPS = 10  # the command line takes more; here a single update must not keep others waiting
 
 
 def whole_list(name: str, value: object) -> tuple[int, ...]:
@@ -59,10 +48,13 @@ def config_of(method: str, values: Mapping[str, Any]) -> Any:
     for name in WHOLE:
         if name in chosen:
             chosen[name] = whole_number(name, chosen[name], 1, 10**6)
+    if "last_steps" in chosen:
+        chosen["last_steps"] = whole_number("last_steps", chosen["last_steps"], 1, MOST_LAST_STEPS)
     if "seed" in chosen:
         chosen["seed"] = whole_number("seed", chosen["seed"], 0, MAX_SEED, text=True)
     if "pool_steps" in chosen:
-        chosen["pool_steps"] = whole_list("pool_steps", chosen["pool_steps"])
+        counts = whole_list("pool_steps", chosen["pool_steps"])
+        chosen["pool_steps"] = tuple(whole_number("a step count in pool_steps", k, *STEPS_RANGE) for k in counts)
     return kind.config(**chosen)
 
 
@@ -71,7 +63,7 @@ class Recipes:
     others use it too."""
 
     def __init__(self, lanes: Lanes):
-        self.lanes = lanes
+        self.lanes, self.measuring = lanes, Line()
         self._speeds: dict[tuple, tuple[float, Speed]] = {}
 
     def speed(self, base: Checkpoint, method: str, config: Any, lasts: float = SPEED_LASTS) -> Speed:
@@ -82,12 +74,18 @@ class Recipes:
             then, found = self._speeds.get(key, (-math.inf, None))
             return found if time.monotonic() - then <= lasts else None
 
-        def measured() -> Speed:
+        if found := known():
+            return found
+        with self.measuring.turn():
             if known() is None:  # whoever had the turn before may have measured it
-                self._speeds[key] = time.monotonic(), gpu_training.speed(base, config, method)
+                *_, found = self.lanes.steps(gpu_training.speed(base, config, method))
+                self._speeds[key] = time.monotonic(), found
+                give_back()
             return self._speeds[key][1]
 
-        return known() or self.lanes.do(measured)
+    def paced(self, base: Checkpoint, method: str, config: Any) -> Any:
+        """`config` with as many samples worked on at once as let others, and Stop, have their turn soon."""
+        return replace(config, chunk=chunk_for(self.speed(base, method, config)))
 
     def preset(
         self, name: str, base: Checkpoint, method: str, values: Mapping[str, Any], lasts: float = SPEED_LASTS

@@ -76,7 +76,7 @@ class Setup:
         pde, begin, method, _, fields = self.controls.read(values)
         try:
             base = self.visitors.library(request.session_hash).load(pde, begin)
-            config = config_of(method, self.controls.filled(method, fields))
+            config = self.recipes.paced(base, method, config_of(method, self.controls.filled(method, fields)))
             text = train_parts.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:
             text = self.controls.said(error)

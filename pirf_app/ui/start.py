@@ -45,13 +45,18 @@ def references(library: Library, pde: str, resolution: int, method: str) -> dict
     return found
 
 
+def check_idle(visitor: Visitor) -> None:
+    """Raises InputError while a run of the visitor's is under way."""
+    if visitor.training:
+        raise InputError("a run of yours is under way: stop it first")
+
+
 def prepare(
     visitor: Visitor, recipes: Recipes, pde: str, begin: str, method: str, values: Mapping[str, Any], name: str = ""
 ) -> TrainingRun:
     """The run that is asked for, ready to work, as the visitor's run in place of the previous one, whose files go.
     Raises InputError, with a reason, if it cannot be."""
-    if visitor.run is not None and visitor.run.going:
-        raise InputError("a run of yours is under way: stop it first")
+    check_idle(visitor)
     library, problem, kind = visitor.models, get_pde(pde), find_method(method)
     if begin not in beginnings(library, pde):
         known = ", ".join(beginnings(library, pde)) or "none yet"
@@ -60,23 +65,29 @@ def prepare(
     config = config_of(method, values)
     check_room(library)
     name = library.free_name(check_name(name or f"{pde}-{method}"))
+    if values.get("chunk") is None:
+        config = recipes.paced(base, method, config)
     recipes.check(base, method, config)
     levels = recipes.lanes.do(lambda: references(library, pde, base.info.resolution, method))
     file = f"{begin.removeprefix(OWN)}.safetensors" if begin.startswith(OWN) else None
     folder = visitor.folder / uuid4().hex
-    folder.mkdir()
-    if visitor.run is not None:
-        visitor.run.discard()
-    visitor.run = TrainingRun(
+    run = TrainingRun(
         name=name,
         pde=pde,
         words=" · ".join([problem.title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]),
         base=base,
+        method=method,
+        config=config,
         history=History(name, config.updates, levels, kind.rewarded),
         folder=folder,
         build=lambda: kind.tuning(base, config, workers()),
         restore=lambda path: kind.tuning.load(base, path, workers()),
-        best_by=config.best_by,
         command=command_line(config, base, f"{name}.safetensors", method, file),
     )
-    return visitor.run
+    with visitor.starting:  # the work above takes seconds, and another run may have begun meanwhile
+        check_idle(visitor)
+        folder.mkdir()
+        if visitor.run is not None:
+            visitor.run.discard()
+        visitor.run = run
+    return run

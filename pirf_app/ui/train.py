@@ -118,7 +118,8 @@ class TrainTab:
     def open(self, page: gr.Blocks, tab: gr.Tab):
         """A page that is loaded again has what it had. At each visit of the tab the models are those of today; the
         first one fits the default preset to this machine. Returns the event of what is there again."""
-        back, asked = [*self.live, *self.results, self.session], [self.session, self.loaded_at]
+        back = [*self.live, *self.results, *self.controls.inputs, self.session]
+        asked = [self.session, self.loaded_at]
         loaded = page.load(self.on_back, asked, back, js=BEFORE, concurrency_limit=16, **QUIET)
         self.own.refresh(loaded.then)
         self.session.change(None, self.session, None, js=REMEMBER, **PRIVATE)
@@ -247,6 +248,7 @@ class TrainTab:
         yield {self.session: request.session_hash}
         if visitor is None or visitor.run is None:
             return
+        yield self.controls.of_run(visitor.models, visitor.run)
         while visitor.run.going:  # it is on its way to a stop since the page was left
             yield self.now(visitor)
             time.sleep(SHOW_SECONDS)

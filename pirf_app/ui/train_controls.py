@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..library import Library
-from ..methods.config import BEST_BY, PirfConfig
+from ..methods.config import BEST_BY, PirfConfig, TuningConfig
 from ..methods.finetuning import METHODS, trainable_parameters
 from ..methods.rewards import NORMS
 from ..pdes import get_pde
@@ -17,6 +17,7 @@ from . import parts
 from .recipes import PRESET_TITLES
 from .start import begin_choices
 from .train_parts import FIGURES
+from .training import TrainingRun
 
 SUFFIX_TITLES = {"last": "Last layer", "highres": "High-resolution decoder", "decoder": "Decoder", "all": "All layers"}
 NORM_TITLES = {"two-norm": "two norms", "plain": "residual alone"}
@@ -135,16 +136,33 @@ class TrainControls:
     def said(self, error: InputError) -> str:
         """What is wrong, with the settings called what they are on the page."""
         name = lambda match: self.fields[match[0]].label if match[0] in self.fields else match[0]  # noqa: E731
-        return parts.problem(re.sub(r"[a-z]+(_[a-z]+)+", name, str(error)))
+        return parts.problem(re.sub(r"^[a-z]+\b|[a-z]+(_[a-z]+)+", name, str(error)))
 
-    def fit(self, preset: str, config: Any, estimate: str) -> dict:
+    def fit(self, preset: str, config: TuningConfig, estimate: str) -> dict:
         """An update that has the page show the recipe of a preset and what it takes (`FITTED`)."""
-        write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
-        write["ema"] = lambda share: round(share, 4)
-        values = [write.get(k, lambda v: v)(getattr(config, k)) if hasattr(config, k) else None for k in self.fields]
+        values = [self.written(config).get(name) for name in self.fields]
         # The time makes each of them another value: only that the page takes for a change.
         told = {"preset": preset, "values": [estimate, *values], "at": time.monotonic()}
         return {self.fitted: json.dumps(told)}
+
+    def written(self, config: TuningConfig) -> dict[str, Any]:
+        """The fields that a recipe has, as the page shows them."""
+        write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
+        write["ema"] = lambda share: round(share, 4)
+        return {k: write.get(k, lambda v: v)(getattr(config, k)) for k in self.fields if hasattr(config, k)}
+
+    def of_run(self, library: Library, run: TrainingRun) -> dict:
+        """Updates that show what a run was started with."""
+        values, changes = self.written(run.config), self.for_method(run.method)
+        changes |= {self.fields[k]: gr.update(value=v, visible=True) for k, v in values.items()}
+        changes[self.fields["trainable"]] = gr.update(**self.trainable_choices(run.pde, run.config.trainable))
+        begin = begin_choices(library, run.pde, run.base.info.method)
+        return changes | {
+            self.pde: run.pde,
+            self.begin: gr.update(**begin),
+            self.method: run.method,
+            self.preset: None,
+        }
 
     def for_method(self, method: str) -> dict:
         """Updates that show the settings of a method, at its defaults where they are not those of the others."""

@@ -115,12 +115,12 @@ def verdict(run: TrainingRun) -> str:
         f"On held-out noise the residual went from {start.validation_residual:.3g} to {last.validation_residual:.3g}, "
         f"the forward-solve error from {errors[0]} to {errors[1]}"
     )
-    figure = FIGURES[run.best_by]
+    figure = FIGURES[run.config.best_by]
     if best.update == run.history.done:
         kept = "the last state is the best of those checked"
     else:
         kept = f"the best state checked, of update {best.update}, is kept too"
-    if getattr(best, run.best_by) >= getattr(start, run.best_by):
+    if getattr(best, run.config.best_by) >= getattr(start, run.config.best_by):
         kept += "; none is better than the model before the run"
     return f'<div class="caption"><strong>{escape(as_sentence(text))}</strong> By {figure}, {kept}.</div>'
 

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from ..checkpoints import Checkpoint
+from ..memory import give_back
+from ..methods.config import TuningConfig
 from ..methods.events import DivergedError, PoolStep, TuningStep
 from ..pdes.base import InputError
 from . import gpu, gpu_training
 from .history import History
 from .lane import Lanes
-from .own import MAX_MODELS, OwnModel, OwnModels
+from .own import MAX_MODELS, MAX_NAME, OwnModel, OwnModels
 
 GOING = ("waiting", "drawing", "tuning")  # others: stopped, complete, diverged, failed
 PREVIEW_SECONDS = 2.5  # at most one pair of samples in this time,
@@ -34,11 +36,12 @@ class TrainingRun:
     pde: str
     words: str
     base: Checkpoint
+    method: str
+    config: TuningConfig
     history: History
     folder: Path
     build: Callable[[], Any]
     restore: Callable[[Path], Any]
-    best_by: str
     command: str = ""
     phase: str = "waiting"
     outcome: str = "stopped"  # the phase that `finish` leaves the run in
@@ -143,6 +146,7 @@ class TrainingRun:
             self.hand_over(own)
         finally:
             self.tuning, self.phase = None, self.outcome
+            give_back()
 
     def take(self, event: Any) -> None:
         if isinstance(event, PoolStep):
@@ -184,7 +188,7 @@ class TrainingRun:
     def best(self) -> TuningStep | None:
         """The update whose state is the best by the figure that was chosen."""
         found = [step for step in self.history.held if step.update]
-        return min(found, key=lambda step: getattr(step, self.best_by)) if found else None
+        return min(found, key=lambda step: getattr(step, self.config.best_by)) if found else None
 
     def hand_over(self, own: OwnModels) -> None:
         """Lists the checkpoints among the visitor's models, in place of those of an earlier stop."""
@@ -194,7 +198,7 @@ class TrainingRun:
         self.models = {}
         try:
             for which, path in self.files().items():
-                name = self.name if which == "last" else f"{self.name}-best"
+                name = self.name if which == "last" else f"{self.name[: MAX_NAME - 5]}-best"
                 self.models[which] = own.add(path, name, self.history if which == "last" else None)
         except InputError as error:
             self.message = str(error)

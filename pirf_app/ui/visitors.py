@@ -34,6 +34,7 @@ class Visitor:
         models.mkdir()
         self.models = OwnModels(shared, models, room, read)
         self.run: TrainingRun | None = None
+        self.starting = threading.Lock()  # held where one run takes another's place
         self.farewell: threading.Timer | None = None
         self.overlay: str | None = None  # the model whose curves are laid over those of the run
         self.listed: set[str] = set()  # methods that the Compare tab has offered already
