@@ -2,7 +2,7 @@
 
 import pytest
 from spoiled import rewrite
-from terminal import refused
+from terminal import refused, run
 
 from pirf_app.pdes import get_pde, pde_names
 
@@ -22,6 +22,9 @@ BAD = [
     ["sample", "--method", "nowhere/model.safetensors"],
     ["sample", "--out", "nowhere/out.npz"],
     ["sample", "--out", "."],
+    ["sample", "--out", "/proc/out.npz"],
+    ["sample", "--method", "base,pirf"],
+    ["finetune", "--pde", "darcy", "--from", "cocogen"],
     ["sample", "--speed", "9"],
     *(["evaluate", "--pde", value] for value in ("stokes", "darcy,stokes", "", ",")),
     *(["evaluate", "--steps", value] for value in ("0", "5,x", "", "5,,10", "nan", "5,1000000000")),
@@ -91,8 +94,8 @@ FINETUNE = {
     "state": ["worst"],
     "from": ["nowhere.safetensors"],
     "save-every": [0, "nan"],
-    "out": ["nowhere/a.safetensors", ".", "a.state"],
-    "log": ["nowhere/events.jsonl", "."],
+    "out": ["nowhere/a.safetensors", ".", "a.state", "/proc/a.safetensors"],
+    "log": ["nowhere/events.jsonl", ".", "my.safetensors", "my.state", "/proc/a.jsonl"],
 }
 
 
@@ -128,6 +131,26 @@ def test_bad_tuning(option, value, capsys):
 def test_more_data_than_memory_is_refused_before_it_is_made(monkeypatch, capsys):
     monkeypatch.setattr(type(get_pde("darcy")), "generate", lambda *_: pytest.fail("started"))
     refused(capsys, "data", "--pde", "darcy", "--n", 100_000, "--resolution", 512)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_memory_that_is_not_given_is_told(monkeypatch, capsys, error):
+    def generate(*_):
+        raise error
+
+    monkeypatch.setattr(type(get_pde("darcy")), "generate", generate)
+    assert "not enough memory" in refused(capsys, "data", "--pde", "darcy", "--n", 2)
+
+
+def test_any_other_failure_of_a_computation_is_not_taken_for_that(monkeypatch):
+    def generate(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(type(get_pde("darcy")), "generate", generate)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("data", "--pde", "darcy", "--n", 2)
 
 
 def damaged(path, how: str):

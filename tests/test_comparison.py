@@ -14,6 +14,7 @@ from pirf_app.evaluation import draw_fields, residual_rms
 from pirf_app.exports import csv_text, read_npz, write_npz
 from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
+from pirf_app.ui.parts import table
 
 METHODS = ["base", "pirf"]
 pytestmark = pytest.mark.usefixtures("quick_data")
@@ -187,3 +188,10 @@ def test_csv_has_a_line_per_method_and_sample(comparison):
     rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
     assert [(r["method"], r["sample"]) for r in rows] == [(m, str(k)) for m in METHODS for k in range(2)]
     assert float(rows[0]["residual_rms"]) == pytest.approx(comparison.results[0].samples["residual_rms"][0], rel=1e-4)
+
+
+def test_the_table_names_what_its_ratios_refer_to(library):
+    for methods, name in ((["base", "pirf"], "the baseline"), (["pirf", "cocogen"], "PIRF")):
+        shown = table(last(compare(library, "darcy", methods, 2, 1, 0)))
+        assert shown.count(f"× {name}</small>") == 2
+        assert shown.count("×") == 2 + shown.count("1 × 2 steps")

@@ -14,6 +14,7 @@ from pirf_app.methods.finetuning import (
     PRESETS,
     check_fits,
     command_line,
+    continued,
     estimate,
     find_method,
     measure_speed,
@@ -64,6 +65,25 @@ def test_more_layers_keep_a_larger_graph():
     base = tiny_base()
     last, everything = (measure_speed(base, replace(SMALL, trainable=name)).graph_bytes for name in ("last", "all"))
     assert 0 < last < everything
+
+
+@pytest.mark.parametrize(("last_steps", "samples"), [(1, 4), (2, 4), (5, 1), (9, 1)])
+def test_measuring_holds_few_steps_of_few_samples_whatever_is_asked_for(last_steps, samples, monkeypatch):
+    seen, real = [], PirfTuning.one_update
+
+    def one_update(self):
+        seen.append(self.config.batch)
+        return real(self)
+
+    monkeypatch.setattr(PirfTuning, "one_update", one_update)
+    measure_speed(tiny_base(), replace(SMALL, last_steps=last_steps, pool_steps=(10,)))
+    assert set(seen) == {samples}
+
+
+def test_a_recipe_in_a_file_that_is_none_is_no_recipe():
+    base = tiny_base()
+    tuned = replace(base, info=replace(base.info, parent="ab" * 32, handover=0.1, recipe={"config": 5}))
+    assert continued(tuned) == {}
 
 
 @every_method

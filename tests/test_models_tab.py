@@ -1,18 +1,21 @@
 """The Models tab without a browser: what its handlers answer, with a Hub on loopback."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from conftest import REPO
+from tiny_runs import tiny_run
 
 from pirf_app.library import Library, entry_of
 from pirf_app.sources import Collection
 from pirf_app.ui import models_tab, own
 from pirf_app.ui.lane import Lanes
 from pirf_app.ui.models_tab import ModelsTab
-from pirf_app.ui.models_table import row
+from pirf_app.ui.models_table import own_entry, row
+from pirf_app.ui.own import OwnModel
 from pirf_app.ui.visitors import Visitors
 
 VISITOR = SimpleNamespace(session_hash="s")
@@ -75,6 +78,25 @@ def test_a_cache_in_which_no_room_can_be_made(tab, monkeypatch):
     said, names = fetched(tab)
     assert "cannot make room for repositories just now (read-only file system)" in said
     assert (names, tab.fetching) == ([], 0)
+
+
+def test_a_model_that_is_chosen_stays_so_while_others_come(tab):
+    _, names = fetched(tab)
+    assert tab.on_clock(names[1], VISITOR)[-1]["value"] == names[1]
+    assert tab.on_clock("gone", VISITOR)[-1]["value"] == tab.on_clock(None, VISITOR)[-1]["value"] == names[-1]
+
+
+def test_a_run_s_model_has_the_figures_that_the_run_measured(tiny_library, tmp_path):
+    run = tiny_run("pirf", updates=2, validate_every=1)
+    list(run.run())
+    for which in ("last", "best"):
+        info = run.info(which=which)
+        entry = own_entry(OwnModel("mine", tmp_path, "", 1, info))
+        check = run.checks[which]
+        assert entry["figures"] == {k: check[k] for k in ("residual_rms", "solve_error_median")}
+        assert "–" not in row(entry, {info.parent: "base"})
+    odd = replace(info, recipe={"checks": {"last": 5}, "state": "last"})
+    assert own_entry(OwnModel("mine", tmp_path, "", 1, odd))["figures"] == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "1", True, None, []])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from pirf_app.comparison import compare, last
 from pirf_app.methods.events import TuningStep
+from pirf_app.methods.finetuning import Speed
 from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
@@ -22,6 +23,7 @@ from pirf_app.ui.recipes import Recipes, config_of
 from pirf_app.ui.start import prepare
 from pirf_app.ui.train import FAILED, TrainTab
 from pirf_app.ui.train_parts import head, samples_grid, verdict
+from pirf_app.ui.training import TrainingRun
 
 QUICK = {"updates": 4, "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "pool_steps": "4", "seed": 1}
 
@@ -76,6 +78,41 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_had_not_been_stopped(visitors):
     assert [step.update for step in run.history.steps] == [0, 1, 2, 3, 4]
     first, second = (load_file(visitor.models.own(name).path) for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_longest_name_has_a_best_state_too(visitors, monkeypatch):
+    monkeypatch.setattr(TrainingRun, "best", property(lambda run: run.history.held[1]))
+    lanes = Lanes()
+    visitor, run = run_of(visitors, lanes, name="x" * 40)
+    list(run.work(lanes))
+    run.finish(lanes, visitor.models)
+    assert run.message == ""
+    assert [model.name for model in run.models.values()] == ["x" * 40, "x" * 35 + "-best"]
+
+
+def test_a_run_that_began_meanwhile_is_not_replaced(visitors, monkeypatch):
+    lanes, recipes = Lanes(), Recipes(Lanes())
+    visitor, real = visitors.of("a"), Recipes.check
+
+    def check(*arguments):
+        monkeypatch.setattr(Recipes, "check", real)
+        prepare(visitor, recipes, "darcy", "base", "pirf", QUICK, "first")
+        return real(*arguments)
+
+    monkeypatch.setattr(Recipes, "check", check)
+    with pytest.raises(InputError, match="stop it first"):
+        prepare(visitor, Recipes(lanes), "darcy", "base", "pirf", QUICK, "second")
+    assert visitor.run.name == "first"
+    assert visitor.run.folder.is_dir()
+
+
+def test_work_between_two_events_is_as_long_as_others_may_wait(visitors, monkeypatch):
+    lanes, recipes = Lanes(), Recipes(Lanes())
+    monkeypatch.setattr(Recipes, "speed", lambda *arguments: Speed(0.01, 0.2, 0.05, 1e6))
+    assert prepare(visitors.of("a"), recipes, "darcy", "base", "pirf", QUICK).config.chunk == 2
+    assert prepare(visitors.of("b"), recipes, "darcy", "base", "pirf", QUICK | {"chunk": 5}).config.chunk == 5
+    monkeypatch.undo()
+    assert 1 <= prepare(visitors.of("c"), Recipes(lanes), "darcy", "base", "pirf", QUICK).config.chunk <= 16
 
 
 def test_a_reader_who_goes_away_ends_the_run_and_keeps_what_it_learned(visitors):
@@ -145,6 +182,7 @@ def test_a_run_is_refused_before_it_begins(visitors, monkeypatch):
         ({"learning_rate": -1}, "learning_rate must be"),
         ({"pool_steps": "ten"}, "pool_steps must be"),
         ({"seed": "-1"}, "seed must be"),
+        ({"last_steps": 11, "pool_steps": "20"}, "last_steps must be a whole number from 1 to 10"),
         ({"updates": 10**6, "batch": 10**4}, "are allowed"),
         ({"pool": 10**6}, "are allowed"),
     ):
@@ -178,6 +216,9 @@ def test_curves_grow_and_are_safe_to_show():
     assert len(charts(history_of(5000))) < 120_000
     assert "<run>" not in charts(history_of(5), history_of(9))
     assert "floor 1e-09 ↓" in few
+    stopped = replace(history_of(10), updates=4000)  # laid over, it counts as far as it came
+    assert ">40<" in charts(history_of(40), stopped)
+    assert ">4000<" not in charts(history_of(40), stopped)
 
 
 def test_a_chart_survives_what_is_not_finite():

@@ -73,6 +73,11 @@ def test_finetune_streams_and_gives_figures_and_a_file(clients, tiny_library):
         ({"updates": 2, "residual_weight": 2.0}, "PIRF has no setting 'residual-weight'"),
         ({"updates": 2, "start": "pirf"}, "cannot start from"),
         ({"updates": 2, "trainable": "none"}, "trainable must be one of"),
+        ({"updates": 2, "trainable": ["last"]}, "trainable must be one of"),
+        ({"updates": 2, "method": ["pirf"]}, "unknown fine-tuning method"),
+        ({"preset": ["30s"]}, "unknown preset"),
+        ({"updates": 2, "last_steps": 11}, "last_steps must be a whole number from 1 to 10"),
+        ({"updates": 2, "pool_steps": "4,1000"}, "must be a whole number from 2 to 80"),
         ({"updates": 2, "name": "../up"}, "a name has"),
         ({"updates": 1_000_000, "batch": 4096}, "are allowed"),
     ],
@@ -81,6 +86,18 @@ def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, 
     with pytest.raises(AppError, match=words):
         clients[0].predict(**(QUICK | changes), api_name="/finetune")
     assert clients[0].predict(api_name="/models")
+
+
+def test_of_two_runs_asked_for_at_once_one_is_refused_and_the_other_is_not_harmed(clients):
+    jobs = [clients[1].submit(**QUICK, updates=40, name=name, api_name="/finetune") for name in ("one", "two")]
+    found = []
+    for job in jobs:
+        try:
+            found.append(job.result(timeout=120)["phase"])
+        except AppError as error:
+            found.append(str(error))
+    assert "complete" in found
+    assert all(said == "complete" or "a run of yours is under way" in said for said in found)
 
 
 def test_another_method_is_one_word_away(clients, tiny_library):
