@@ -4,8 +4,8 @@
 network: what it may change is what the network takes for uncertain. *CoCoGen* (arXiv 2312.10527) moves the
 estimate itself along its own gradient, several times, which costs no network evaluation.
 
-The papers scale the gradient by a weight that is found by hand for every equation and step count. Here every move goes
-to the least residual along its direction, which is known exactly where the residual is linear.
+How far a move goes is not taken from the papers, where it is a number to be found for every equation: here each goes to
+the least residual along its direction, which is known exactly where the residual is linear.
 """
 
 from collections.abc import Callable
