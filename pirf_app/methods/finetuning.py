@@ -168,6 +168,7 @@ def measuring(
     few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
     # At a rate with which nothing can diverge.
     run = find_method(method).tuning(base, replace(few, learning_rate=1e-8), alone_on(device))
+    yield
     shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
     sigma = torch.tensor(run.model.handover)
     x = start(run.model.base, initial_noise(n, shape, 0).to(device), sigma).x

@@ -5,7 +5,7 @@ from html import escape
 from ..comparison import Comparison, Preview, Settings
 from ..evaluation import SAME
 from ..pdes import get_pde
-from ..wording import method_title, percent
+from ..wording import method_title, percent, verdict
 from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
 from .panels import Grid, grids, picture_url, shown_sample
 from .words import has_walls
@@ -110,7 +110,9 @@ def caption(comparison: Comparison, precomputed: bool) -> str:
 
 def sentence(comparison: Comparison) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    return f"<p>{escape(comparison.sentence)}</p>" + (f"<ul>{notes}</ul>" if notes else "")
+    first, *others = (result.row for result in comparison.results)
+    said = [verdict(row, first) for row in others] or [comparison.sentence]
+    return "".join(f"<p>{escape(text)}</p>" for text in said) + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def ratio(value: float, first: bool, reference: str) -> str:
