@@ -9,6 +9,7 @@ import gradio as gr
 
 from ..comparison import SWEEP_STEPS, Comparison, check_sweep
 from ..library import USUAL
+from ..methods.guidance import GUIDANCE
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..report import REPORT, read_report
@@ -40,7 +41,7 @@ def colours(methods: Sequence[str]) -> dict[str, int]:
 
 def charts(rows: Sequence[dict], floors: dict[str, float]) -> str:
     """Figures over the step count, a curve for each method of `rows`, and what solver data scores."""
-    methods = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda method: method not in USUAL)
+    methods = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda m: (m not in USUAL, m in GUIDANCE))
     steps = sorted({row["steps"] for row in rows})
     if not steps:
         return ""
