@@ -91,7 +91,7 @@ def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(publish
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
         arrival = collection.follow(REPO)
-        assert time.monotonic() - start < 0.1
+        assert time.monotonic() - start < 1
         assert last(compare(collection, "darcy", ["base"], 2, 1, 0)).results
         assert arrival.ended.wait(20)
         assert "try again later; the bundled models are not affected" in caplog.text
