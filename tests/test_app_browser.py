@@ -144,11 +144,18 @@ def test_a_bad_seed_is_answered_in_words_and_the_result_stays(visit):
 def test_a_link_restores_settings(visit):
     page = visit("?pde=poisson&steps=20&seed=9223372036854775807&n=2&methods=base")
     page.wait_for_selector("#status .caption")
+    page.wait_for_function("document.querySelectorAll('#controls input[type=checkbox]:checked').length === 1")
     assert page.input_value("#steps input[type=number]") == "20"
     assert page.input_value("#samples input[type=number]") == "2"
     assert page.input_value("#seed input, #seed textarea") == "9223372036854775807"
-    assert page.locator("#controls").get_by_role("checkbox", checked=True).count() == 1
     assert page.inner_text("#pde label.selected") == "Poisson"
+    assert not page.get_by_label("sigma_min").is_visible()
+
+
+def test_a_schedule_in_a_link_is_on_show(visit):
+    page = visit("?pde=poisson&sigma_min=0.05")
+    page.get_by_label("sigma_min").wait_for()
+    assert page.get_by_label("sigma_min").input_value() == "0.05"
 
 
 def test_a_link_that_cannot_be_used_is_said_to_be_so(visit):

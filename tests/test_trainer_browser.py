@@ -151,8 +151,9 @@ def test_a_page_that_is_loaded_again_has_its_run_and_its_models(visitor):
     page.wait_for_function("document.querySelector('#own-model input')?.value.startsWith('kept')")
     page.locator("#advanced button").first.click()
     for name, value in {"updates": "1500", "pool": "8", "pool_steps": "4", "validate_every": "5"}.items():
-        assert page.input_value(f"#train-{name} input, #train-{name} textarea") == value
-    assert page.locator("#presets label.selected").count() == 0
+        shown = f"document.querySelector('#train-{name} input, #train-{name} textarea')?.value"
+        page.wait_for_function(f"{shown} === '{value}'")
+    page.wait_for_function("!document.querySelector('#presets label.selected')")
     page.wait_for_selector("#train-stage .heatmaplayer image", state="attached")
     page.click("#train-resume")
     page.wait_for_function("n => parseInt(document.querySelector('.tile strong').innerText) > n", arg=learned)

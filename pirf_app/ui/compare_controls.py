@@ -51,7 +51,7 @@ class CompareControls:
                     str(now.seed), label="Seed of the noise", max_lines=1, elem_id="seed", min_width=80
                 )
                 self.dice = gr.Button("⚄", elem_id="dice", size="sm")
-        with gr.Accordion("Noise schedule", open=False):
+        with gr.Accordion("Noise schedule", open=False, elem_id="schedule") as self.panel:
             self.schedule = [gr.Number(None, label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
         with gr.Row(elem_id="run-row"):
             self.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
@@ -124,7 +124,7 @@ class CompareControls:
     @property
     def restored(self) -> list:
         """What a link sets, in the order of `from_link`."""
-        settings = [self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule]
+        settings = [self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule, self.panel]
         return [self.pde, self.equation, self.benchmark, *settings]
 
     def from_link(self, asked: cmp.Settings, library: Library) -> list:
@@ -141,4 +141,5 @@ class CompareControls:
                 gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k, asked.resolution))
                 for k in links.NUMBERS
             ),
+            gr.Accordion(open=any(getattr(asked, k) is not None for k in links.NUMBERS)),
         ]
