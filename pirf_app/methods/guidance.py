@@ -1,15 +1,16 @@
 """Physics while sampling, with no training: an untuned model's denoised estimate is moved down the squared residual.
 
-*DiffusionPDE* (arXiv 2406.17763) moves along the gradient with respect to the noisy field, through the
-network: what it may change is what the network takes for uncertain. *CoCoGen* (arXiv 2312.10527) moves the
-estimate itself along its own gradient, several times, which costs no network evaluation.
+*DiffusionPDE* (arXiv 2406.17763) moves along the gradient with respect to the noisy field, through the network: what it
+may change is what the network takes for uncertain. *CoCoGen* (arXiv 2312.10527) moves the estimate itself along its own
+gradient, several times, which costs no network evaluation.
 
 How far a move goes is not taken from the papers, where it is a number to be found for every equation: here each goes to
 the least residual along its direction, which is known exactly where the residual is linear.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +22,21 @@ from ..diffusion.prior import Prior
 from ..pdes import PDE
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """How a method guides: through the network once an evaluation, or by so many `corrections` of the estimate; from
-    noise level `below` on (normalised units, where data have a deviation of 0.5). Far above it an estimate is a mean
-    over many fields, which need not solve the equation."""
+class GuidedDenoiser(nn.Module, ABC):
+    """D(x; sigma) of `base`, guided by the residual of `pde` (in the model's units). A sampler is given it (`at`) from
+    noise level `below` on (normalised units, where data have a deviation of 0.5): far above, an estimate is a mean over
+    many fields, which need not solve the equation."""
 
     title: str
-    does: str
-    corrections: int
     below: float
 
-
-GUIDANCE = {
-    "cocogen": Guidance("CoCoGen", "gradient steps on the residual of the last estimates (arXiv 2312.10527)", 8, 0.3),
-    "diffusionpde": Guidance("DiffusionPDE", "gradient of the residual through the network (arXiv 2406.17763)", 0, 2.0),
-}
-
-
-class GuidedDenoiser(nn.Module):
-    """D(x; sigma) of `base`, guided by the residual of `pde` (in the model's units) at low noise."""
-
-    def __init__(self, base: Denoiser, pde: PDE, guidance: Guidance):
+    def __init__(self, base: Denoiser, pde: PDE):
         super().__init__()
-        self.base, self.pde, self.guidance = base, pde, guidance
+        self.base, self.pde = base, pde
+
+    @abstractmethod
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The guided estimate `[n, c, N, N]`."""
 
     @property
     def prior(self) -> Prior:
@@ -60,22 +52,11 @@ class GuidedDenoiser(nn.Module):
 
     def at(self, sigma: Tensor) -> nn.Module:
         """The model for the step that starts at noise level `sigma` (a scalar)."""
-        return self if float(sigma) <= self.guidance.below else self.base
+        return self if float(sigma) <= self.below else self.base
 
     def residual(self, x: Tensor) -> Tensor:
         """`[n, ...]` of normalised fields `[n, c, N, N]`."""
         return self.pde.interior(self.pde.residual(self.pde.denormalise(x)))
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if not self.guidance.corrections:
-            with torch.enable_grad():
-                noisy = x.detach().requires_grad_()
-                estimate = self.base(noisy, sigma)
-            return self.moved(estimate, lambda gradient: grad(estimate, noisy, gradient)[0])
-        estimate = self.base(x, sigma)
-        for _ in range(self.guidance.corrections):
-            estimate = self.moved(estimate, lambda gradient: gradient)
-        return estimate
 
     def moved(self, estimate: Tensor, direction: Callable[[Tensor], Tensor]) -> Tensor:
         """`estimate` moved against `direction` of its squared residual's gradient, each sample to the least squared
@@ -93,7 +74,35 @@ class GuidedDenoiser(nn.Module):
         return fields.detach() - length.view(-1, 1, 1, 1) * move
 
 
+class DiffusionPDE(GuidedDenoiser):
+    """One move along the gradient with respect to x."""
+
+    title, below = "DiffusionPDE", 2.0
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.enable_grad():
+            noisy = x.detach().requires_grad_()
+            estimate = self.base(noisy, sigma)
+        return self.moved(estimate, lambda gradient: grad(estimate, noisy, gradient)[0])
+
+
+class CoCoGen(GuidedDenoiser):
+    """Several moves along the estimate's own gradient."""
+
+    title, below = "CoCoGen", 0.3
+    moves = 8
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        estimate = self.base(x, sigma)
+        for _ in range(self.moves):
+            estimate = self.moved(estimate, lambda gradient: gradient)
+        return estimate
+
+
+GUIDANCE: dict[str, type[GuidedDenoiser]] = {"cocogen": CoCoGen, "diffusionpde": DiffusionPDE}
+
+
 def guided(base: Checkpoint, method: str) -> Checkpoint:
     """The untuned checkpoint `base` as `method` (a name in `GUIDANCE`) samples it. It shares the weights."""
-    denoiser = GuidedDenoiser(base.denoiser, base.problem, GUIDANCE[method]).eval()
+    denoiser = GUIDANCE[method](base.denoiser, base.problem).eval()
     return replace(base, denoiser=denoiser, info=replace(base.info, method=method))

@@ -28,7 +28,7 @@ picture; where a sample is a series of frames (Kolmogorov flow), the frames shar
   equation.
 - **CoCoGen** and **DiffusionPDE** train nothing. They move the baseline's own estimates down the residual while it is
   sampled: CoCoGen the estimate itself, eight times in each of the last steps; DiffusionPDE along the gradient through
-  the network, so that an evaluation costs about three.
+  the network, so that such an evaluation costs about two.
 - **Time**: methods that share their first steps compute them once, so the time is that of all methods together.
 
 Zooming into one panel zooms them all; a double click brings the whole field back.
