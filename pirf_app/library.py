@@ -25,6 +25,12 @@ USUAL = ("base", "pirf")  # what is compared unless told otherwise
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
+def rank(method: str) -> tuple:
+    """Orders methods: the usual ones, the others by name, then those that only guide the baseline, and last what has
+    come from elsewhere, so that it changes nothing before it."""
+    return "@" in method, method not in USUAL, method in GUIDANCE, method
+
+
 def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
     """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise, and
     of its figures those that are some."""
@@ -76,9 +82,9 @@ class Library:
         return entries
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """Methods there is a checkpoint for, the usual ones first; last those that guide the baseline, with none."""
+        """Methods there is a checkpoint for, and those that guide the baseline where there is one, by `rank`."""
         found = {e["method"] for e in self.manifest() if e["pde"] == pde and resolution in (None, e["resolution"])}
-        return sorted(found - set(GUIDANCE), key=lambda m: (m not in USUAL, m)) + [*GUIDANCE] * ("base" in found)
+        return sorted(found | (GUIDANCE.keys() if "base" in found else set()), key=rank)
 
     def find(self, pde: str, method: str, resolution: int | None = None) -> dict:
         """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""
@@ -92,10 +98,15 @@ class Library:
         )
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        """A bundled checkpoint by PDE and method. Raises InputError or CheckpointError."""
+        """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises InputError
+        or CheckpointError."""
         get_pde(pde)
         if method in GUIDANCE:
-            return guided(self.load(pde, "base", resolution), method)
+            return guided(self.listed(pde, "base", resolution), method)
+        return self.listed(pde, method, resolution)
+
+    def listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+        """A checkpoint of the manifest by PDE and method. Raises InputError or CheckpointError."""
         entry = self.find(pde, method, resolution)
         return self._load(entry["file"], entry["sha256"])
 

@@ -10,7 +10,6 @@ from .checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from .hub import Snapshot, fetch
 from .hub_client import PULL_SECONDS, HubError, Transfer
 from .library import Library, is_figure
-from .methods.guidance import GUIDANCE
 from .pdes.base import InputError, shown
 
 AGAIN = (60.0, 300.0, 1800.0)  # seconds before a repository that could not be had is asked for again
@@ -117,18 +116,12 @@ class Collection(Library):
                     entries[entry["sha256"]] = same | {"source": f"{same.get('source', BUNDLED)}, {title}"}
         return list(entries.values())
 
-    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """The bundled ones first, so that what arrives later changes nothing before it."""
-        return sorted(super().methods(pde, resolution), key=lambda method: "@" in method)
-
-    def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        if method in GUIDANCE:
-            return super().load(pde, method, resolution)
+    def listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         entry = self.find(pde, method, resolution)
         plain, _, repo = method.rpartition("@")
         if repo not in self.parts:
-            return self.bundled.load(pde, method, resolution)
-        checkpoint = self.parts[repo].load(pde, plain, entry["resolution"])
+            return self.bundled.listed(pde, method, resolution)
+        checkpoint = self.parts[repo].listed(pde, plain, entry["resolution"])
         return replace(checkpoint, info=replace(checkpoint.info, method=method))
 
     def _holder(self, sha256: str) -> Library:

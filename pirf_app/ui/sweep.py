@@ -8,8 +8,7 @@ from html import escape
 import gradio as gr
 
 from ..comparison import SWEEP_STEPS, Comparison, check_sweep
-from ..library import USUAL
-from ..methods.guidance import GUIDANCE
+from ..library import rank
 from ..pdes import get_pde
 from ..pdes.base import InputError
 from ..report import REPORT, read_report
@@ -41,7 +40,7 @@ def colours(methods: Sequence[str]) -> dict[str, int]:
 
 def charts(rows: Sequence[dict], floors: dict[str, float]) -> str:
     """Figures over the step count, a curve for each method of `rows`, and what solver data scores."""
-    methods = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda m: (m not in USUAL, m in GUIDANCE))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
     steps = sorted({row["steps"] for row in rows})
     if not steps:
         return ""
@@ -65,6 +64,7 @@ def precomputed(pde: str) -> str:
     report, problem = benchmark(), get_pde(pde)
     wanted = (pde, problem.default_resolution)
     rows = [row for row in report["rows"] if (row["pde"], row["resolution"]) == wanted]
+    rows.sort(key=lambda row: rank(row["method"]))
     if not rows:
         return ""
     counts = sorted({row["n"] for row in rows})
