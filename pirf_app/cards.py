@@ -7,7 +7,7 @@ from huggingface_hub.repocard_data import CardData
 
 from .checkpoints import CheckpointInfo, file_sha256, read_info
 from .library import Library
-from .methods.finetuning import METHODS
+from .methods.registry import METHODS
 from .pdes import get_pde
 from .report import format_table
 from .sizes import megabytes

@@ -15,19 +15,11 @@ from .diffusion.run_state import check_interval, run_with_saves
 from .library import Library
 from .methods.config import BEST_BY, TuningConfig
 from .methods.events import DivergedError, Event, PoolStep, TuningStep
-from .methods.finetuning import (
-    METHODS,
-    PRESETS,
-    SETTINGS,
-    Method,
-    command_line,
-    continued,
-    estimate,
-    find_method,
-    measure_speed,
-)
+from .methods.finetuning import PRESETS, command_line, continued, estimate
 from .methods.finetuning import preset as preset_config
+from .methods.registry import METHODS, SETTINGS, Method, find_method
 from .methods.rewards import NORMS
+from .methods.speed import measure_speed
 from .methods.tuning import STATES
 from .parallel import team
 from .pdes import InputError, pde_names

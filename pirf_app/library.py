@@ -98,8 +98,8 @@ class Library:
         )
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises InputError
-        or CheckpointError."""
+        """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises
+        InputError or CheckpointError."""
         get_pde(pde)
         if method in GUIDANCE:
             return guided(self.listed(pde, "base", resolution), method)

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from .methods.finetuning import METHODS
 from .methods.guidance import GUIDANCE
+from .methods.registry import METHODS
 from .pdes import InputError
 from .wording import method_title
 

@@ -14,7 +14,7 @@ from test_evaluation import ROW
 
 from pirf_app import cli, statistics
 from pirf_app.library import Library
-from pirf_app.methods.finetuning import METHODS
+from pirf_app.methods.registry import METHODS
 from pirf_app.pdes import get_pde, pde_names
 
 every_pde = pytest.mark.parametrize("name", pde_names())

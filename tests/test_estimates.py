@@ -16,12 +16,12 @@ from pirf_app.methods.finetuning import (
     command_line,
     continued,
     estimate,
-    find_method,
-    measure_speed,
     preset,
     trainable_parameters,
 )
 from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.registry import find_method
+from pirf_app.methods.speed import measure_speed
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 

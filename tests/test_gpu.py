@@ -14,8 +14,8 @@ from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
 from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
 from pirf_app.methods.events import TuningStep
-from pirf_app.methods.finetuning import METHODS
 from pirf_app.methods.guidance import GUIDANCE, guided
+from pirf_app.methods.registry import METHODS
 from pirf_app.parallel import alone_on
 from pirf_app.pdes import get_pde, pde_names
 

@@ -9,8 +9,8 @@ from pirf_app.checkpoints import Checkpoint
 from pirf_app.comparison import compare, last
 from pirf_app.diffusion.sampler import Schedule, initial_noise, together
 from pirf_app.evaluation import draw_together
-from pirf_app.methods.finetuning import METHODS
 from pirf_app.methods.guidance import GUIDANCE, GuidedDenoiser, guided
+from pirf_app.methods.registry import METHODS
 from pirf_app.pdes import InputError, get_pde, pde_names
 
 pytestmark = pytest.mark.usefixtures("quick_data")

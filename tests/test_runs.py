@@ -15,9 +15,9 @@ from pirf_app.diffusion.sampler import initial_noise
 from pirf_app.library import Library
 from pirf_app.methods.config import PirfConfig
 from pirf_app.methods.events import DivergedError, PoolStep, TuningStep, Working
-from pirf_app.methods.finetuning import METHODS
 from pirf_app.methods.pidm import PidmTuning
 from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.registry import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 

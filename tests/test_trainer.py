@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from pirf_app.comparison import compare, last
 from pirf_app.methods.events import TuningStep
-from pirf_app.methods.finetuning import Speed
 from pirf_app.methods.guidance import GUIDANCE
+from pirf_app.methods.speed import Speed
 from pirf_app.pdes.base import InputError
 from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
 from pirf_app.ui.compare import CompareTab

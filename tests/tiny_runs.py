@@ -12,8 +12,9 @@ from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.prior import ModePrior
 from pirf_app.methods.config import PirfConfig, TuningConfig
 from pirf_app.methods.events import TuningStep
-from pirf_app.methods.finetuning import METHODS, Speed
 from pirf_app.methods.loop import TuningLoop
+from pirf_app.methods.registry import METHODS
+from pirf_app.methods.speed import Speed
 from pirf_app.pdes import get_pde
 
 STEPS = 4

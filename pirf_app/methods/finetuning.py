@@ -1,64 +1,22 @@
-"""Which fine-tuning methods there are, what a run will take, and recipes that fit a given time on this machine."""
+"""What a fine-tuning run will take, and recipes that fit a given time on this machine."""
 
 import shlex
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..diffusion.network import SUFFIXES, UNet
-from ..diffusion.sampler import initial_noise, start
 from ..library import BUNDLED, Library
-from ..parallel import alone_on
 from ..pdes import InputError
 from ..pdes.base import shown
 from ..sizes import megabytes
 from ..wording import duration
 from .config import TuningConfig
-from .events import DivergedError
-from .loop import TuningLoop
-from .pidm import CALIBRATED, PART, PidmTuning
-from .pirf import PirfTuning
+from .pidm import CALIBRATED
+from .registry import find_method
+from .speed import Speed
 
-
-@dataclass(frozen=True)
-class Method:
-    """A fine-tuning method: how it is named, what it does in a few words, and its run."""
-
-    title: str
-    does: str
-    tuning: type[TuningLoop]
-    rewarded: bool = False  # minus its loss is called a reward
-
-    @property
-    def config(self) -> type[TuningConfig]:
-        """The class of its recipe."""
-        return self.tuning.config_class
-
-    @property
-    def settings(self) -> list[str]:
-        """What a recipe may say."""
-        return [known.name for known in fields(self.config)]
-
-    def check_settings(self, names: Iterable[str]) -> None:
-        """Raises InputError, naming one of `names` that a recipe of this method may not say."""
-        unknown = sorted(set(names) - set(self.settings))
-        if unknown:
-            raise InputError(f"{self.title} has no setting {unknown[0].replace('_', '-')!r}")
-
-
-METHODS = {
-    method.tuning.method: method
-    for method in (
-        Method("PIRF", "with the physics reward on its samples (PIRF, arXiv 2509.20570)", PirfTuning, True),
-        Method("PIDM", "on solver data with the residual in its loss (PIDM, arXiv 2403.14404)", PidmTuning),
-    )
-}
-SETTINGS = {name for method in METHODS.values() for name in method.settings}  # of any of them
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 SHORT = ("30s", "2m")
 # For those on equations whose second norm is that of a mean operator: a few hundred samples do not say which way the
@@ -66,34 +24,7 @@ SHORT = ("30s", "2m")
 # where the baseline has it.
 HELD = {"error_weight": 0.5, "hold": 3.0}
 MARGIN = 0.8  # of a preset's time that is planned for: machines are shared, and their speed varies
-LONG = 0.6  # seconds for each thing that is timed
 PAUSE = 0.6  # the longest that a run should work, in seconds, between two events
-HELD_STEPS = 8  # that the graph of a measured update goes through, of all its samples together
-
-
-def find_method(name: str) -> Method:
-    """The method called `name`. Raises InputError, naming those there are."""
-    if not isinstance(name, str) or name not in METHODS:
-        raise InputError(f"unknown fine-tuning method {shown(name)}: choose {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds a sample on this machine: one network evaluation, one update, one validation, one field of the solver;
-    and bytes a sample of the graph that an update keeps for its backward pass. For the recipe's trainable layers and
-    last steps only."""
-
-    evaluation: float
-    update: float
-    validation: float
-    graph_bytes: float
-    field: float = 0.0
-
-    def shared(self, processes: int) -> "Speed":
-        """The speed of so many processes together."""
-        seconds = ("evaluation", "update", "validation", "field")
-        return replace(self, **{name: getattr(self, name) / processes for name in seconds})
 
 
 @dataclass(frozen=True)
@@ -114,85 +45,6 @@ def trainable_parameters(base: Checkpoint) -> dict[str, int]:
     with torch.device("meta"):
         network = UNet(base.base_denoiser.config)
     return {name: sum(p.numel() for p in network.freeze(name)) for name in SUFFIXES}
-
-
-class _GraphBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Adds up the memory of what a graph keeps, the weights apart."""
-
-    def __init__(self, parameters: list[nn.Parameter]):
-        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
-        self.total = 0
-        super().__init__(self._pack, lambda x: x)
-
-    def _pack(self, x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return x
-
-
-@torch.no_grad()
-def evaluated(model: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
-    """One evaluation, on the CPU: a GPU is done only then."""
-    return model(x, sigma).cpu()
-
-
-def _quickest(work: Callable[[], Iterable]) -> Generator[None, None, float]:
-    """Seconds that all of `work()` takes: the least of three, for what else the machine does comes in bursts; of fewer
-    where that takes long. Yields in between."""
-    taken: list[float] = []
-    while len(taken) < 3 and sum(taken) < LONG:
-        began = time.perf_counter()
-        for _ in work():
-            pass
-        taken.append(time.perf_counter() - began)
-        yield
-    return min(taken)
-
-
-def measure_speed(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
-) -> Speed:
-    """Times a few samples of `config`'s work on `device`, on states of noise: two or three seconds."""
-    (speed,) = deque(measuring(base, config, method, device), 1)
-    return speed
-
-
-def measuring(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
-) -> Iterator[Speed | None]:
-    """`measure_speed` in pieces of a second or so, for those who share a machine: None after each of them, and last
-    what was found. No more steps of samples are held at once than a run with a small K holds of a few samples."""
-    n = max(1, min(4, config.chunk, config.batch, HELD_STEPS // config.last_steps))
-    few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
-    # At a rate with which nothing can diverge.
-    run = find_method(method).tuning(base, replace(few, learning_rate=1e-8), alone_on(device))
-    yield
-    shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
-    sigma = torch.tensor(run.model.handover)
-    x = start(run.model.base, initial_noise(n, shape, 0).to(device), sigma).x
-    with torch.no_grad():
-        sample = run.model.base(x, sigma)
-    memory = torch.zeros_like(x) if config.last_steps > 1 else None
-    run.validation.add(config.pool_steps[0], x=x, sample=sample, memory=memory)
-    for steps in config.pool_steps:
-        run.stand_in(steps, x, sample)
-    graph = _GraphBytes([*run.model.parameters()])
-    try:
-        evaluation = yield from _quickest(lambda: evaluated(run.model.base, x, sigma))
-        yield from (None for _ in run.calibrate())
-        with graph:
-            deque(run.one_update(), 0)
-        yield
-        update = yield from _quickest(run.one_update)
-        validation = yield from _quickest(run.validate)
-    except DivergedError:
-        raise InputError("the model that the run would start from gives values that are not finite") from None
-    data = 0.0
-    if config.learns_from_data:
-        data = yield from _quickest(lambda: run.pde.generate(PART, base.info.resolution, 0))
-    yield Speed(evaluation / n, update / n, validation / n, graph.total / n, data / PART)
 
 
 def chunk_for(speed: Speed) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import gradio as gr
 
 from ..methods.events import TuningStep
-from ..methods.finetuning import SETTINGS, find_method
+from ..methods.registry import SETTINGS, find_method
 from ..pdes.base import InputError
 from .lane import Lanes, Place, queued
 from .recipes import Recipes

@@ -11,7 +11,9 @@ import torch
 
 from ..checkpoints import Checkpoint
 from ..methods.events import DivergedError, Event
-from ..methods.finetuning import Speed, estimate, find_method, measuring
+from ..methods.finetuning import estimate
+from ..methods.registry import find_method
+from ..methods.speed import Speed, measuring
 from ..methods.tuning import Tuning
 from ..parallel import Team, alone_on
 from ..pdes.base import InputError

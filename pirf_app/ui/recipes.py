@@ -9,7 +9,9 @@ from typing import Any
 from ..checkpoints import Checkpoint
 from ..comparison import STEPS_RANGE, whole_number
 from ..memory import free_memory, give_back
-from ..methods.finetuning import Estimate, Speed, check_fits, chunk_for, estimate, find_method, preset
+from ..methods.finetuning import Estimate, check_fits, chunk_for, estimate, preset
+from ..methods.registry import find_method
+from ..methods.speed import Speed
 from ..pdes.base import MAX_SEED, InputError, shown
 from . import gpu_training
 from .lane import Lanes, Line

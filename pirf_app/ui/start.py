@@ -6,7 +6,8 @@ from uuid import uuid4
 
 from ..comparison import data_floors
 from ..library import Library
-from ..methods.finetuning import command_line, find_method
+from ..methods.finetuning import command_line
+from ..methods.registry import find_method
 from ..pdes import get_pde
 from ..pdes.base import InputError, shown
 from ..wording import OWN, method_title

@@ -9,7 +9,8 @@ import gradio as gr
 
 from ..library import Library
 from ..methods.config import BEST_BY, PirfConfig, TuningConfig
-from ..methods.finetuning import METHODS, trainable_parameters
+from ..methods.finetuning import trainable_parameters
+from ..methods.registry import METHODS
 from ..methods.rewards import NORMS
 from ..pdes import get_pde
 from ..pdes.base import InputError
