@@ -18,7 +18,7 @@ from .pdes import get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid
 from .statistics import FLOOR_SEED
-from .wording import method_title, percent, verdict, warnings
+from .wording import alone, method_title, verdict, warnings
 
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
 SWEEP_STEPS, MAX_SWEEP = (5, 10, 20, 40), 8
@@ -77,8 +77,17 @@ class Comparison:
     settings: Settings
     results: tuple[MethodResult, ...]
     floors: dict[str, float]
-    sentence: str
     notes: tuple[str, ...]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What the figures say: a sentence for every method but the first, or one for a method alone."""
+        first, *others = (result.row for result in self.results)
+        return [verdict(row, first) for row in others] or [alone(first, self.floors)]
+
+    @property
+    def sentence(self) -> str:
+        return " ".join(self.verdicts)
 
     def to_dict(self) -> dict:
         """Everything but the fields, ready for JSON."""
@@ -272,18 +281,11 @@ def data_floors(pde_name: str, resolution: int) -> dict[str, float]:
 
 
 def conclude(settings: Settings, results: list[MethodResult], floors: dict[str, float]) -> Comparison:
-    """Ratios to the first method, the sentence, and notes on gains that are not what they seem."""
+    """Ratios to the first method, and notes on gains that are not what they seem."""
     first = results[0].row
     for result in results:
         for ratio, key in (("residual_ratio", "residual_rms"), ("solve_error_ratio", "solve_error_median")):
             result.row[ratio] = result.row[key] / max(first[key], 1e-30)
     rows = [r.row for r in results]
-    if len(rows) == 1:
-        sentence = (
-            f"{method_title(first['method'])}: residual RMS {first['residual_rms']:.3g} at {settings.steps} steps "
-            f"(solver data: {floors['residual_rms']:.1g}); forward-solve error {percent(first['solve_error_median'])}."
-        )
-    else:
-        sentence = " ".join(verdict(row, first) for row in rows[1:])
     notes = tuple(note for row in rows for note in warnings(get_pde(settings.pde), row, first, floors))
-    return Comparison(settings, tuple(results), floors, sentence, notes)
+    return Comparison(settings, tuple(results), floors, notes)

@@ -54,7 +54,7 @@ def read_npz(path: Path) -> Comparison:
                 results.append(MethodResult(row["method"], fields, residual, solution, samples, row))
             if tuple(r.method for r in results) != settings.methods or not results:
                 raise ValueError("methods do not fit")
-            return Comparison(settings, tuple(results), meta["floors"], meta["sentence"], tuple(meta["notes"]))
+            return Comparison(settings, tuple(results), meta["floors"], tuple(meta["notes"]))
     except UNREADABLE as error:
         raise InputError(f"{Path(path).name} cannot be read as a comparison ({error})") from None
 

@@ -1,4 +1,4 @@
-"""How much memory may still be taken, and giving back what was."""
+"""How much memory may still be taken, and returning what was freed."""
 
 import contextlib
 import ctypes
@@ -17,8 +17,8 @@ def free_memory() -> float:
     return min(found)
 
 
-def give_back() -> None:
-    """Returns freed memory to the system. glibc keeps it for the thread that freed it, and a server has many: a few
-    trainings, each on another thread, would keep gigabytes."""
+def return_freed_memory() -> None:
+    """To the system: glibc keeps it for the thread that freed it, and a server has many. A few trainings, each on
+    another thread, would keep gigabytes."""
     with contextlib.suppress(OSError, AttributeError):  # no glibc here
         ctypes.CDLL("libc.so.6").malloc_trim(0)

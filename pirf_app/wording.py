@@ -40,6 +40,14 @@ def times(ratio: float) -> str:
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
+def alone(row: dict, floors: dict[str, float]) -> str:
+    """One method in words, with nothing to compare it with but solver data."""
+    return (
+        f"{method_title(row['method'])}: residual RMS {row['residual_rms']:.3g} at {row['steps']} steps "
+        f"(solver data: {floors['residual_rms']:.1g}); forward-solve error {percent(row['solve_error_median'])}."
+    )
+
+
 def verdict(row: dict, first: dict) -> str:
     """One method against the first in words, whichever way it went."""
     ratio, error = row["residual_ratio"], row["solve_error_ratio"]

@@ -43,7 +43,7 @@ def test_the_estimate_is_near_what_a_run_takes(changes, method):
     run = tiny_run(method, base, updates=40, pool=32, batch=8, validate_every=10, validation=8, **changes)
     expected = estimate(base, run.config, measure_speed(base, run.config, method))
     list(run.run())
-    assert 0.1 < run.seconds / expected.seconds < 10
+    assert 0.2 < run.seconds / expected.seconds < 5
     assert expected.trainable_parameters == sum(p.numel() for p in run.parameters)
     assert expected.seconds == pytest.approx(
         expected.pool_seconds + expected.update_seconds + expected.validation_seconds

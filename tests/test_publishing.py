@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 import time
 
 import pytest
@@ -87,12 +88,18 @@ def test_the_same_file_from_two_places_is_one_model(published, tiny_library):
 def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(published, tiny_library, monkeypatch, caplog):
     published.fault("/api/", status=500, times=1)
     monkeypatch.setattr("pirf_app.sources.AGAIN", (0.2,))
-    collection = Collection(tiny_library)
-    start = time.monotonic()
+    collection, go = Collection(tiny_library), threading.Event()
+
+    def fetch_later(*arguments, **options):
+        go.wait(20)
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr("pirf_app.sources.fetch", fetch_later)
     with caplog.at_level(logging.WARNING):
         arrival = collection.follow(REPO)
-        assert time.monotonic() - start < 1
         assert last(compare(collection, "darcy", ["base"], 2, 1, 0)).results
+        assert arrival.state == "fetching"  # nobody has waited for it
+        go.set()
         assert arrival.ended.wait(20)
         assert "try again later; the bundled models are not affected" in caplog.text
         for _ in range(200):

@@ -175,7 +175,7 @@ def test_tuning_does_not_crash_the_process(request):
 @pytest.mark.skipif(not Library().manifest(), reason="no checkpoints are bundled yet")
 @every_pde
 def test_tuning_a_bundled_model_improves_what_the_reward_never_saw(name):
-    run = PirfTuning(Library().load(name, "base"), PirfConfig(updates=60, pool=64, validate_every=5, validation=16))
-    checks = [e for e in run.run() if isinstance(e, TuningStep) and e.validation_residual is not None]
-    assert checks[-1].validation_residual < 0.95 * checks[0].validation_residual
+    run = PirfTuning(Library().load(name, "base"), PirfConfig(updates=100, pool=64, validate_every=5, validation=16))
+    checks = [e for e in updates_of(run) if e.validation_residual is not None]
+    assert checks[-1].validation_residual < 0.9 * checks[0].validation_residual
     assert checks[-1].validation_solve_error < 1.05 * checks[0].validation_solve_error

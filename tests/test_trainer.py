@@ -107,12 +107,11 @@ def test_a_run_that_began_meanwhile_is_not_replaced(visitors, monkeypatch):
 
 
 def test_work_between_two_events_is_as_long_as_others_may_wait(visitors, monkeypatch):
-    lanes, recipes = Lanes(), Recipes(Lanes())
-    monkeypatch.setattr(Recipes, "speed", lambda *arguments: Speed(0.01, 0.2, 0.05, 1e6))
-    assert prepare(visitors.of("a"), recipes, "darcy", "base", "pirf", QUICK).config.chunk == 2
-    assert prepare(visitors.of("b"), recipes, "darcy", "base", "pirf", QUICK | {"chunk": 5}).config.chunk == 5
-    monkeypatch.undo()
-    assert 1 <= prepare(visitors.of("c"), Recipes(lanes), "darcy", "base", "pirf", QUICK).config.chunk <= 16
+    for update, chunk in ((0.01, 16), (0.2, 2), (3.0, 1)):
+        monkeypatch.setattr(Recipes, "speed", lambda *_, u=update: Speed(0.001, u, 0.001, 1e6))
+        run = prepare(visitors.of("a"), Recipes(Lanes()), "darcy", "base", "pirf", QUICK)
+        assert run.config.chunk == chunk
+        run.stop()
 
 
 def test_a_reader_who_goes_away_ends_the_run_and_keeps_what_it_learned(visitors):

@@ -5,7 +5,7 @@ from html import escape
 from ..comparison import Comparison, Preview, Settings
 from ..evaluation import SAME
 from ..pdes import get_pde
-from ..wording import method_title, percent, verdict
+from ..wording import method_title, percent
 from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
 from .panels import Grid, grids, picture_url, shown_sample
 from .words import has_walls
@@ -110,14 +110,12 @@ def caption(comparison: Comparison, precomputed: bool) -> str:
 
 def sentence(comparison: Comparison) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    first, *others = (result.row for result in comparison.results)
-    said = [verdict(row, first) for row in others] or [comparison.sentence]
-    return "".join(f"<p>{escape(text)}</p>" for text in said) + (f"<ul>{notes}</ul>" if notes else "")
+    return "".join(f"<p>{escape(text)}</p>" for text in comparison.verdicts) + (f"<ul>{notes}</ul>" if notes else "")
 
 
-def ratio(value: float, first: bool, reference: str) -> str:
-    """A figure over that of the first method, marked as better (lower) or worse."""
-    if first:
+def ratio(value: float, reference: str | None) -> str:
+    """A figure over that of the method called `reference`, marked as better (lower) or worse; None for its own."""
+    if reference is None:
         return "<small>reference</small>"
     kind = "" if abs(value - 1) <= SAME else "better" if value < 1 else "worse"
     mark = {"": "", "better": "▼ ", "worse": "▲ "}[kind]
@@ -139,12 +137,13 @@ def table(comparison: Comparison) -> str:
         ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps{together}"),
     ]
     first = comparison.results[0].method
-    first = "the baseline" if first == "base" else method_title(first)
+    reference = "the baseline" if first == "base" else method_title(first)
     lines = ["".join(f'<th scope="col">{a}<small>{b}</small></th>' for a, b in heads)]
-    for i, row in enumerate(r.row for r in comparison.results):
+    for row in (r.row for r in comparison.results):
+        against = None if row["method"] == first else reference
         cells = [
-            f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], i == 0, first)}",
-            f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], i == 0, first)}",
+            f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], against)}",
+            f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], against)}",
             f"{row['boundary_rms']:.2g}" if walls else "periodic",
             f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
             f"{row['nfe']}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..comparison import STEPS_RANGE, whole_number
-from ..memory import free_memory, give_back
+from ..memory import free_memory, return_freed_memory
 from ..methods.finetuning import Estimate, check_fits, chunk_for, estimate, preset
 from ..methods.registry import find_method
 from ..methods.speed import Speed
@@ -82,11 +82,13 @@ class Recipes:
             if known() is None:  # whoever had the turn before may have measured it
                 *_, found = self.lanes.steps(gpu_training.speed(base, config, method))
                 self._speeds[key] = time.monotonic(), found
-                give_back()
+                return_freed_memory()
             return self._speeds[key][1]
 
-    def paced(self, base: Checkpoint, method: str, config: Any) -> Any:
-        """`config` with as many samples worked on at once as let others, and Stop, have their turn soon."""
+    def recipe(self, base: Checkpoint, method: str, values: Mapping[str, Any]) -> Any:
+        """The recipe that `values` ask for (`config_of`), with so few samples worked on at once that others, and Stop,
+        have their turn soon. Raises InputError."""
+        config = config_of(method, values)
         return replace(config, chunk=chunk_for(self.speed(base, method, config)))
 
     def preset(

@@ -8,7 +8,7 @@ from ..checkpoints import Checkpoint
 from ..pdes.base import InputError
 from . import train_parts
 from .events import FITTED, NO_PRESET, PRIVATE, QUIET, SETUP
-from .recipes import Recipes, config_of
+from .recipes import Recipes
 from .start import begin_choices
 from .train_controls import TrainControls
 from .visitors import Visitors
@@ -76,7 +76,7 @@ class Setup:
         pde, begin, method, _, fields = self.controls.read(values)
         try:
             base = self.visitors.library(request.session_hash).load(pde, begin)
-            config = self.recipes.paced(base, method, config_of(method, self.controls.filled(method, fields)))
+            config = self.recipes.recipe(base, method, self.controls.filled(method, fields))
             text = train_parts.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:
             text = self.controls.said(error)

@@ -14,7 +14,7 @@ from ..wording import OWN, method_title
 from .gpu_training import workers
 from .history import History
 from .own import check_name
-from .recipes import Recipes, config_of
+from .recipes import Recipes
 from .training import TrainingRun, check_room
 from .visitors import Visitor
 
@@ -63,11 +63,9 @@ def prepare(
         known = ", ".join(beginnings(library, pde)) or "none yet"
         raise InputError(f"a run cannot start from {shown(begin)}: choose {known}")
     base = library.load(pde, begin)
-    config = config_of(method, values)
     check_room(library)
     name = library.free_name(check_name(name or f"{pde}-{method}"))
-    if values.get("chunk") is None:
-        config = recipes.paced(base, method, config)
+    config = recipes.recipe(base, method, values)
     recipes.check(base, method, config)
     levels = recipes.lanes.do(lambda: references(library, pde, base.info.resolution, method))
     file = f"{begin.removeprefix(OWN)}.safetensors" if begin.startswith(OWN) else None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import Checkpoint
-from ..memory import give_back
+from ..memory import return_freed_memory
 from ..methods.config import TuningConfig
 from ..methods.events import DivergedError, PoolStep, TuningStep
 from ..pdes.base import InputError
@@ -146,7 +146,7 @@ class TrainingRun:
             self.hand_over(own)
         finally:
             self.tuning, self.phase = None, self.outcome
-            give_back()
+            return_freed_memory()
 
     def take(self, event: Any) -> None:
         if isinstance(event, PoolStep):
