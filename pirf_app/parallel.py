@@ -5,6 +5,7 @@ share is taken from (noise, rows of a pool) is drawn alike by all of them, so th
 process would work on.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -68,4 +69,5 @@ def team() -> Team:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
+    atexit.register(state.destroy_process_group)  # a process that ends with the group's threads at work may abort
     return Team(state.process_index, state.num_processes, state.device)

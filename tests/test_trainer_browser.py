@@ -154,6 +154,7 @@ def test_a_page_that_is_loaded_again_has_its_run_and_its_models(visitor):
         shown = f"document.querySelector('#train-{name} input, #train-{name} textarea')?.value"
         page.wait_for_function(f"{shown} === '{value}'")
     page.wait_for_function("!document.querySelector('#presets label.selected')")
+    page.wait_for_function("document.querySelector('#estimate').innerText.includes('for 1500 updates')")
     page.wait_for_selector("#train-stage .heatmaplayer image", state="attached")
     page.click("#train-resume")
     page.wait_for_function("n => parseInt(document.querySelector('.tile strong').innerText) > n", arg=learned)

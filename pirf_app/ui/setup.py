@@ -39,13 +39,17 @@ class Setup:
         gr.on(entered, self.on_estimate, inputs, controls.estimate, **latest)
 
     def open(self, tab: gr.Tab) -> None:
-        """The first visit of the tab fits the default preset to this machine."""
+        """The first visit of the tab fits the default preset to this machine, if there is no run to come back to."""
         inputs, outputs = [self.opened, *self.controls.inputs], [*self.found, self.opened]
         tab.select(self.on_open, inputs, outputs, **QUIET, **SETUP)
 
     def on_open(self, request: gr.Request, opened: str, *values):
         if opened:
             return {self.opened: opened}
+        visitor = self.visitors.known(request.session_hash)
+        if visitor is not None and visitor.run is not None:  # of the page before: its recipe is what the page shows
+            run = visitor.run
+            return {self.controls.estimate: self.told(run.base, run.method, run.config), self.opened: "yes"}
         return self.on_preset(request, *values) | {self.opened: "yes"}
 
     def on_pde(self, pde: str, request: gr.Request):
@@ -68,8 +72,11 @@ class Setup:
 
     def fitted(self, preset: str, base: Checkpoint, method: str, config: Any) -> dict:
         """A preset's recipe for the controls, and what it takes."""
-        estimate = train_parts.estimate(self.recipes.estimate(base, method, config), config)
-        return self.controls.fit(preset, config, estimate)
+        return self.controls.fit(preset, config, self.told(base, method, config))
+
+    def told(self, base: Checkpoint, method: str, config: Any) -> str:
+        """What a run of `config` takes, in words."""
+        return train_parts.estimate(self.recipes.estimate(base, method, config), config)
 
     def on_estimate(self, request: gr.Request, *values):
         """What the recipe in the controls takes."""
