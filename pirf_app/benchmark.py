@@ -10,6 +10,7 @@ import torch
 
 from .checkpoints import Checkpoint
 from .evaluation import draw_fields, environment
+from .memory import synchronise
 from .methods.config import PirfConfig
 from .methods.events import TuningStep
 from .methods.pirf import PirfTuning
@@ -21,12 +22,6 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def synchronise(device: str | torch.device) -> None:
-    """Waits until what was asked of `device` is done: a GPU's work is only queued."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _resident(field: str) -> int | None:

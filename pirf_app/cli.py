@@ -5,7 +5,6 @@ standard output carries results only.
 """
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -34,11 +33,12 @@ from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
 from .diffusion.run_state import run_with_saves
 from .diffusion.sampler import SOLVERS, check_steps
-from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
+from .evaluation import PRECISION, draw_together, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
 from .library import Library
 from .parallel import team
 from .pdes import InputError, get_pde, pde_names
+from .pdes.base import check_seed
 from .report import format_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -74,10 +74,10 @@ def sample(
     check_folder(out)
     checkpoint = Library().resolve(pde, method)
     problem = get_pde(pde)
-    start = time.perf_counter()
-    drawn, nfe = draw_fields(checkpoint, steps, n, seed)
+    (found,) = draw_together([checkpoint], steps, n, seed)
+    drawn = found.fields
     row = {"pde": pde, "resolution": checkpoint.info.resolution, "method": checkpoint.info.method, "steps": steps}
-    row |= {"nfe": nfe, "n": n, "seconds": time.perf_counter() - start} | figures(problem, drawn)
+    row |= {"nfe": found.nfe, "n": n, "seconds": found.seconds, "precision": PRECISION} | figures(problem, drawn)
     meta = row | {"seed": seed, "sha256": checkpoint.sha256, "channels": [c.name for c in problem.channels]}
     with open(out, "wb") as file:
         np.savez_compressed(
@@ -97,8 +97,8 @@ def evaluate_command(
     pde: Annotated[str, typer.Option(help="benchmarks separated by commas, or all")] = "all",
     methods: Annotated[str, typer.Option(help="methods or checkpoint files separated by commas")] = "base,pirf",
     steps: Annotated[str, typer.Option(help="step counts separated by commas")] = "5,10,20,40,80",
-    n: int = 64,
-    seed: Seed = 0,
+    n: Annotated[int, typer.Option(help="samples of every noise seed")] = 64,
+    seed: Annotated[str, typer.Option(help="noise seeds separated by commas")] = "0",
     json_path: Annotated[Path | None, typer.Option("--json", help="report file to write")] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="run the networks in bfloat16")] = False,
     solver: Annotated[
@@ -107,7 +107,8 @@ def evaluate_command(
 ) -> None:
     """Measure checkpoints: residual, forward-solve error, conservation, distribution; floors beside them."""
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
-    check_count(n)
+    seeds = [check_seed(number) for number in whole_numbers("seed", seed)]
+    check_count(n * len(seeds))
     if json_path:
         check_folder(json_path)
     library, names, workers = Library(), split("pde", pde, pde_names()), team()
@@ -121,9 +122,9 @@ def evaluate_command(
         members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
             checkpoint.denoiser.to(workers.device).autocast = bfloat16
-        levels[name] = floors(name, members[0].info.resolution, n)
+        levels[name] = floors(name, members[0].info.resolution, n * len(seeds))
         for count in counts:
-            found = evaluate(members, count, n, seed, workers)
+            found = evaluate(members, count, n, seeds, workers)
             for row in found:
                 row["flags"] = flags(row, found[0], levels[name])
                 if workers.main:
@@ -131,7 +132,7 @@ def evaluate_command(
             rows += found
             rows.sort(key=lambda row: (order[row["pde"], row["method"]], row["steps"]))
             if workers.main and json_path:  # after every step count: what was measured is kept if the rest is cut off
-                conditions = environment() | {"seed": seed, "bfloat16": bfloat16}
+                conditions = environment() | {"seeds": seeds} | ({"precision": "bfloat16"} if bfloat16 else {})
                 report = {"rows": rows, "floors": levels, "environment": conditions}
                 json_path.write_text(json.dumps(report, indent=1) + "\n")
     if workers.main:

@@ -1,6 +1,5 @@
 """Several models on one benchmark from the same noise, side by side: what the page, the API and the first view show."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -10,15 +9,14 @@ import torch
 from torch import Tensor
 
 from .checkpoints import Checkpoint
-from .diffusion import denoiser
-from .diffusion.sampler import Schedule, initial_noise, together
-from .evaluation import CLOSED, places, residual_rms
+from .diffusion.sampler import SampleStep, Schedule, initial_noise, together
+from .evaluation import CLOSED, PRECISION, boundary_rounding, places, residual_rms
 from .library import USUAL, Library
 from .pdes import get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid
-from .statistics import FLOOR_SEED
-from .wording import alone, method_title, verdict, warnings
+from .statistics import FLOOR_SEED, amplitude_range
+from .wording import method_title, verdicts, warnings
 
 STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
 SWEEP_STEPS, MAX_SWEEP = (5, 10, 20, 40), 8
@@ -76,14 +74,13 @@ class Comparison:
 
     settings: Settings
     results: tuple[MethodResult, ...]
-    floors: dict[str, float]
+    floors: dict
     notes: tuple[str, ...]
 
     @property
     def verdicts(self) -> list[str]:
         """What the figures say: a sentence for every method but the first, or one for a method alone."""
-        first, *others = (result.row for result in self.results)
-        return [verdict(row, first) for row in others] or [alone(first, self.floors)]
+        return verdicts([result.row for result in self.results], self.floors)
 
     @property
     def sentence(self) -> str:
@@ -210,22 +207,19 @@ def sample_all(
     device = next(checkpoints[0].denoiser.parameters()).device
     noise = initial_noise(settings.n, (len(problems[0].channels), resolution, resolution), settings.seed).to(device)
     for checkpoint in checkpoints:
-        checkpoint.denoiser.autocast = denoiser.native_bfloat16(device)  # someone is waiting, and it is twice as fast
+        checkpoint.denoiser.autocast = False  # the same digits here as everywhere else
     groups = places(schedules)
     samplers = {
         schedule: together([checkpoints[i].denoiser for i in members], noise, schedule)
         for schedule, members in groups.items()
     }
-    seconds, states = [0.0] * len(checkpoints), [None] * len(checkpoints)
+    states: list[SampleStep | None] = [None] * len(checkpoints)
     for _ in range(settings.steps):
         for schedule, members in groups.items():
-            start = time.perf_counter()
             with torch.no_grad():  # not around the yield: a server may resume this generator on another thread
                 steps = next(samplers[schedule])
-            spent = time.perf_counter() - start
             for i, step in zip(members, steps, strict=True):
                 states[i] = step
-                seconds[i] += spent
                 fields = problems[i].denormalise(step.denoised.cpu()).numpy()
                 yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
     for sampler in samplers.values():
@@ -233,13 +227,16 @@ def sample_all(
     results = []
     for i, checkpoint in enumerate(checkpoints):
         fields = problems[i].denormalise(states[i].x.cpu())
-        results.append(measure(checkpoint, fields, settings, states[i].nfe, seconds[i]))
+        results.append(measure(checkpoint, fields, settings, states[i].nfe, states[i].seconds))
     yield conclude(settings, results, data_floors(settings.pde, resolution))
 
 
 def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int, seconds: float) -> MethodResult:
     """Residual, solver's solution and figures of `fields`. Raises InputError if the sampler overflowed."""
     pde, method = get_pde(settings.pde), checkpoint.info.method
+    overflow = InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
+    if not fields.isfinite().all():
+        raise overflow
     solution = pde.solve(fields)
     samples = {
         "residual_rms": residual_rms(pde, fields),
@@ -247,8 +244,8 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
         "boundary_rms": pde.boundary_violation(fields),
         "balance": pde.balance(fields),
     }
-    if not all(values.isfinite().all() for values in (fields, *samples.values())):
-        raise InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
+    if not all(values.isfinite().all() for values in samples.values()):
+        raise overflow
     row = {
         "pde": settings.pde,
         "resolution": checkpoint.info.resolution,
@@ -257,30 +254,34 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
         "nfe": nfe,
         "n": settings.n,
         "seconds": round(seconds, 3),
+        "precision": PRECISION,
         "residual_rms": samples["residual_rms"].square().mean().sqrt().item(),
         "residual_median": samples["residual_rms"].quantile(0.5).item(),
         "boundary_rms": samples["boundary_rms"].square().mean().sqrt().item(),
         "solve_error_median": samples["solve_error"].quantile(0.5).item(),
         "conservation_rate": (samples["balance"] <= CLOSED).float().mean().item(),
         "amplitude": [fields[:, i].std().item() / c.std for i, c in enumerate(pde.channels)],
+        "reinterpreted": pde.reinterpreted(fields).mean().item(),
     }
     arrays = [x.float().numpy() for x in (fields, pde.residual(fields), solution)]
     return MethodResult(method, *arrays, {k: v.tolist() for k, v in samples.items()}, row)
 
 
 @lru_cache(maxsize=16)
-def data_floors(pde_name: str, resolution: int) -> dict[str, float]:
-    """What held-out solver data scores: no model can be expected to do better."""
+def data_floors(pde_name: str, resolution: int) -> dict:
+    """What held-out solver data scores: no model can be expected to do better; and what its amplitudes are."""
     pde = get_pde(pde_name)
     fields = pde.generate(FLOOR_SAMPLES, resolution, FLOOR_SEED)
     return {
         "residual_rms": residual_rms(pde, fields).square().mean().sqrt().item(),
         "boundary_rms": pde.boundary_violation(fields).square().mean().sqrt().item(),
         "solve_error_median": pde.solve_error(fields).quantile(0.5).item(),
+        "boundary_rounding": boundary_rounding(pde),
+        "amplitude_range": amplitude_range(pde_name, resolution),
     }
 
 
-def conclude(settings: Settings, results: list[MethodResult], floors: dict[str, float]) -> Comparison:
+def conclude(settings: Settings, results: list[MethodResult], floors: dict) -> Comparison:
     """Ratios to the first method, and notes on gains that are not what they seem."""
     first = results[0].row
     for result in results:

@@ -65,11 +65,12 @@ def csv_text(comparison: Comparison) -> str:
     out = io.StringIO()
     names = list(comparison.results[0].samples)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["pde", "resolution", "method", "steps", "nfe", "seed", "sample", *names])
+    writer.writerow(["pde", "resolution", "method", "steps", "nfe", "precision", "seed", "sample", *names])
     for result in comparison.results:
         row = result.row
         for k in range(settings.n):
-            head = [settings.pde, row["resolution"], result.method, settings.steps, row["nfe"], settings.seed, k]
+            head = [settings.pde, row["resolution"], result.method, settings.steps, row["nfe"], row["precision"]]
+            head += [settings.seed, k]
             writer.writerow(head + [f"{result.samples[name][k]:.6g}" for name in names])
     return out.getvalue()
 

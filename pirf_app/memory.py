@@ -1,8 +1,10 @@
-"""How much memory may still be taken, and returning what was freed."""
+"""How much memory may still be taken, returning what was freed, and waiting for a device."""
 
 import contextlib
 import ctypes
 from pathlib import Path
+
+import torch
 
 
 def free_memory() -> float:
@@ -22,3 +24,9 @@ def return_freed_memory() -> None:
     another thread, would keep gigabytes."""
     with contextlib.suppress(OSError, AttributeError):  # no glibc here
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def synchronise(device: str | torch.device) -> None:
+    """Waits until what was asked of `device` is done: a GPU's work is only queued."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -21,6 +21,7 @@ from .pdes import PDE, InputError, get_pde
 REFERENCE_SEED, FLOOR_SEED = 20_001, 20_002
 REFERENCE_SAMPLES = 512
 PROJECTIONS, QUANTILES = 128, 256
+FAINT = 1e-9  # of the strongest shell's power: less is rounding, and counts as none
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "reference"
 
 
@@ -37,23 +38,24 @@ def _power_along(power: np.ndarray, axis: int, periodic: bool) -> tuple[np.ndarr
 
 
 def power_spectrum(pde: PDE, fields: Tensor) -> np.ndarray:
-    """Mean power per channel `[c, shells]` in shells of the wavenumber, up to two thirds of the grid's; cosine modes
-    along an axis with ends (shells one half wave wide), Fourier modes on a periodic domain (one wave wide)."""
+    """Mean power per channel `[c, shells]` in shells of the wavenumber, from the mean up to the grid's own limit along
+    an axis; cosine modes along an axis with ends (shells one half wave wide), Fourier modes on a periodic domain (one
+    wave wide)."""
     x = fields.double().numpy()
     if all(pde.periodic):  # both signs of the first wavenumber matter, so not two real transforms
         n = x.shape[-1]
         power = (np.abs(np.fft.fft2(x, norm="ortho")) ** 2).mean(0)
         k = np.fft.fftfreq(n, 1 / n)
         shells = np.rint(np.hypot(k[:, None], k[None, :])).astype(int)
-        last = n // 3
+        last = n // 2
     else:
         modes, rows = _power_along(x, 2, pde.periodic[0])
         modes, columns = _power_along(modes, 3, pde.periodic[1])
         power = (np.abs(modes) ** 2).mean(0)
         shells = np.rint(np.hypot(rows[:, None], columns[None, :])).astype(int)
-        last = 2 * x.shape[-1] // 3 - 1
-    counts = np.bincount(shells.ravel())[1 : last + 1]
-    sums = np.stack([np.bincount(shells.ravel(), p.ravel())[1 : last + 1] for p in power])
+        last = x.shape[-1] - 1
+    counts = np.bincount(shells.ravel())[: last + 1]
+    sums = np.stack([np.bincount(shells.ravel(), p.ravel())[: last + 1] for p in power])
     return sums[:, counts > 0] / counts[counts > 0]
 
 
@@ -78,11 +80,13 @@ def pairwise_distance(pde: PDE, fields: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of n fields: standard deviation `[c]` of each channel, power spectrum `[c, shells]`, quantiles along random
-    directions `[128, 256]` and the mean distance of two fields."""
+    """Of n fields: standard deviation `[c]` of each channel, the least and the greatest one of a single field
+    `[2, c]` in its units, power spectrum `[c, shells]`, quantiles along random directions `[128, 256]` and the mean
+    distance of two fields."""
 
     n: int
     std: np.ndarray
+    amplitudes: np.ndarray
     spectrum: np.ndarray
     quantiles: np.ndarray
     distance: float
@@ -91,8 +95,10 @@ class Statistics:
     def of(cls, pde: PDE, fields: Tensor) -> "Statistics":
         """Of `fields [n, c, N, N]` in physical units, n at least 2."""
         std = fields.double().std((0, 2, 3)).numpy()
+        single = fields.double().std((2, 3)).numpy() / std
+        amplitudes = np.stack([single.min(0), single.max(0)])
         distance = pairwise_distance(pde, fields[:1024])
-        return cls(len(fields), std, power_spectrum(pde, fields), projected(fields, std), distance)
+        return cls(len(fields), std, amplitudes, power_spectrum(pde, fields), projected(fields, std), distance)
 
     def save(self, path: Path) -> None:
         temporary = path.with_suffix(".tmp")
@@ -101,6 +107,7 @@ class Statistics:
                 file,
                 n=self.n,
                 std=self.std,
+                amplitudes=self.amplitudes,
                 spectrum=self.spectrum.astype(np.float32),
                 quantiles=self.quantiles.astype(np.float16),
                 distance=self.distance,
@@ -113,7 +120,8 @@ class Statistics:
         try:
             with np.load(path) as file:
                 quantiles = file["quantiles"].astype(np.float32)
-                return cls(int(file["n"]), file["std"], file["spectrum"], quantiles, float(file["distance"]))
+                kept = (file[name] for name in ("std", "amplitudes", "spectrum"))
+                return cls(int(file["n"]), *kept, quantiles, float(file["distance"]))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a file of reference statistics ({type(error).__name__})") from None
 
@@ -132,17 +140,29 @@ def reference(pde_name: str, resolution: int) -> Statistics:
     return Statistics.of(pde, pde.generate(REFERENCE_SAMPLES, resolution, REFERENCE_SEED))
 
 
+def amplitude_range(pde_name: str, resolution: int, fields: int = 64) -> list[list[float]]:
+    """The least and the greatest standard deviation over a single field of held-out data, by channel, in units of the
+    channel's; from the statistics that are kept, or of so many fields made now."""
+    if reference_path(pde_name, resolution).exists():
+        return reference(pde_name, resolution).amplitudes.T.tolist()
+    pde = get_pde(pde_name)
+    return Statistics.of(pde, pde.generate(fields, resolution, FLOOR_SEED)).amplitudes.T.tolist()
+
+
+def spectrum_ratio(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Power over reference power `[c, shells]`, both with `FAINT` of the reference's strongest shell added."""
+    faint = FAINT * theirs.max(1, keepdims=True)
+    return (mine + faint) / (theirs + faint)
+
+
 def spectrum_error(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """RMS over channels and shells of ln(power / reference power); a ratio below 1e-12 counts as 1e-12."""
-    return float(np.sqrt(np.mean(np.log(np.maximum(mine / theirs, 1e-12)) ** 2)))
+    """RMS over channels and shells of ln(power / reference power)."""
+    return float(np.sqrt(np.mean(np.log(spectrum_ratio(mine, theirs)) ** 2)))
 
 
-def spectrum_deviation(pde: PDE, mine: np.ndarray, theirs: np.ndarray, resolution: int) -> float:
-    """Largest |power / reference power - 1| of a shell and channel, up to two thirds of the range that the 2/3 rule
-    keeps of the grid's wavenumbers."""
-    waves = 2 * (resolution // 3) // 3
-    last = waves if all(pde.periodic) else 2 * waves
-    return float(np.abs(mine[:, :last] / theirs[:, :last] - 1).max())
+def spectrum_deviation(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest |power / reference power - 1| of a shell and channel."""
+    return float(np.abs(spectrum_ratio(mine, theirs) - 1).max())
 
 
 def sliced_wasserstein(quantiles: np.ndarray, reference_quantiles: np.ndarray) -> float:

@@ -237,12 +237,12 @@ class Tier:
             checkpoint.denoiser.to(o.device)
         rows, levels = [], {o.pde: floors(o.pde, o.resolution, plan.evaluated)}
         for i, steps in enumerate(EVALUATED_STEPS):
-            found = evaluate(pair, steps, plan.evaluated, seed=0)
+            found = evaluate(pair, steps, plan.evaluated, seeds=[0])
             for row in found:
                 row["flags"] = flags(row, found[0], levels[o.pde])
             rows += found
             yield i + 1, len(EVALUATED_STEPS), f"{steps} steps: residual {found[-1]['residual_rms']:.4g}"
         rows.sort(key=lambda row: (row["method"], row["steps"]))
-        report = {"rows": rows, "floors": levels, "environment": environment() | {"seed": 0, "bfloat16": False}}
+        report = {"rows": rows, "floors": levels, "environment": environment() | {"seeds": [0]}}
         (self.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         write_cards(Library(self.out), rows)

@@ -9,11 +9,11 @@ from math import isqrt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .benchmark import synchronise
 from .diffusion.denoiser import Denoiser
 from .diffusion.network import COARSEST, NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, bases, network_for
 from .diffusion.prior import PriorConfig
+from .memory import synchronise
 from .parallel import alone_on
 from .pdes import PDE, InputError, get_pde
 from .pdes.base import MAX_RESOLUTION, check_number, check_whole

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from .evaluation import SAME, flags
+from .evaluation import SAME, flags, unconverged
 from .methods.guidance import GUIDANCE
 from .pdes import PDE
 
 TITLES = {"base": "Baseline"} | {name: guidance.title for name, guidance in GUIDANCE.items()}
+REINTERPRETED = 0.01  # a share of the inputs that is worth a word
 OWN = "my:"  # begins the method of a model that belongs to one visitor of the page
 
 
@@ -40,7 +41,22 @@ def times(ratio: float) -> str:
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
-def alone(row: dict, floors: dict[str, float]) -> str:
+def verdicts(rows: list[dict], floors: dict) -> list[str]:
+    """What the figures say: first which methods gave no samples at all, then a sentence for every other one against
+    the first, or one for a method alone."""
+    far = {row["method"]: found for row in rows if (found := unconverged(row, floors))}
+    told = [
+        f"{method_title(method)}: {found} at {rows[0]['steps']} steps, so its figures say nothing; take more steps."
+        for method, found in far.items()
+    ]
+    first, *others = rows
+    if first["method"] in far:
+        return told
+    good = [row for row in others if row["method"] not in far]
+    return told + ([verdict(row, first) for row in good] or [alone(first, floors)])
+
+
+def alone(row: dict, floors: dict) -> str:
     """One method in words, with nothing to compare it with but solver data."""
     return (
         f"{method_title(row['method'])}: residual RMS {row['residual_rms']:.3g} at {row['steps']} steps "
@@ -63,10 +79,12 @@ def verdict(row: dict, first: dict) -> str:
     return f"{title}: {residual} at the same {steps} steps; forward-solve error {against}{aside}."
 
 
-def warnings(pde: PDE, row: dict, first: dict, floors: dict[str, float]) -> Iterator[str]:
+def warnings(pde: PDE, row: dict, first: dict, floors: dict) -> Iterator[str]:
     title = method_title(row["method"])
     for flag in flags(row, first, floors):
         yield f"{title}: {flag}."
+    if row["reinterpreted"] > REINTERPRETED:
+        yield f"{title}: {percent(row['reinterpreted'])} of {pde.reinterpretation}."
     for channel, mine, theirs in zip(pde.channels, row["amplitude"], first["amplitude"], strict=True):
         change = mine / max(theirs, 1e-30) - 1
         if abs(change) > 0.05:

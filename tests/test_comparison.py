@@ -4,16 +4,21 @@ import csv
 import io
 import json
 import math
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 
 from pirf_app.comparison import Comparison, Preview, Settings, check_settings, compare, conclude, last, whole_number
+from pirf_app.diffusion import denoiser, sampler
+from pirf_app.diffusion.network import UNet
 from pirf_app.evaluation import draw_fields, residual_rms
 from pirf_app.exports import csv_text, read_npz, write_npz
+from pirf_app.methods.guidance import DiffusionPDE
 from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.base import InputError
+from pirf_app.ui import parts
 from pirf_app.ui.parts import table
 
 METHODS = ["base", "pirf"]
@@ -120,17 +125,21 @@ def test_whole_numbers():
     assert whole_number("seed", 2**63 - 1, 0, 2**63 - 1) == 2**63 - 1
 
 
-def made_up(*pairs: tuple[float, float], amplitude: float = 1.0) -> Comparison:
-    """A comparison whose methods have these residuals and forward-solve errors."""
+def made_up(
+    *pairs: tuple[float, float], amplitude: float = 1.0, far: tuple = (1,), reinterpreted: float = 0.0
+) -> Comparison:
+    """A comparison whose methods have these residuals and forward-solve errors; `far` ones have that amplitude."""
     from pirf_app.comparison import MethodResult
 
     empty = np.zeros((1, 2, 8, 8), np.float32)
     results = []
     for i, (residual, error) in enumerate(pairs):
-        row = {"method": METHODS[i], "steps": 10, "residual_rms": residual, "solve_error_median": error}
-        row["amplitude"] = [amplitude if i else 1.0, 1.0]
+        row = {"pde": "darcy", "method": METHODS[i], "steps": 10, "residual_rms": residual}
+        row |= {"solve_error_median": error, "reinterpreted": reinterpreted}
+        row["amplitude"] = [amplitude if i in far else 1.0, 1.0]
         results.append(MethodResult(METHODS[i], empty, empty[:, 0], empty, {}, row))
     floors = {"residual_rms": 1e-5, "solve_error_median": 0.0, "boundary_rms": 0.0}
+    floors["amplitude_range"] = [[0.9, 1.1], [0.7, 1.3]]
     return conclude(Settings("darcy", tuple(METHODS[: len(pairs)]), 10, 1, 0), results, floors)
 
 
@@ -154,6 +163,58 @@ def test_notes_tell_gains_that_are_none():
     assert "residual falls while forward-solve error rises" in made_up((1.0, 0.03), (0.5, 0.05)).notes[0]
     assert "below the data floor" in made_up((1.0, 0.03), (1e-7, 0.02)).notes[0]
     assert "permeability a varies 20.0 % smaller" in made_up((1.0, 0.03), (0.5, 0.02), amplitude=0.8).notes[0]
+
+
+@pytest.mark.parametrize("amplitude", [89.0, 1.5, 0.01])
+def test_fields_that_are_no_samples_are_told_first(amplitude):
+    """Before any gain, whichever method's they are, and of those that are samples the verdict remains."""
+    off = f"not converged: amplitude of permeability a {amplitude:.2g} times the data's at 10 steps"
+    tuned = made_up((1.0, 0.03), (0.5, 0.02), amplitude=amplitude).verdicts
+    assert len(tuned) == 2
+    assert tuned[0].startswith(f"PIRF: {off}")
+    assert tuned[1].startswith("Baseline: residual RMS 1 at 10 steps")
+    both = made_up((1.0, 0.03), (1.0, 0.03), amplitude=amplitude, far=(0, 1))
+    assert [text.split(":")[0] for text in both.verdicts] == ["Baseline", "PIRF"]
+    assert "lower" not in both.sentence
+    assert "the same residual" not in both.sentence
+    (baseline,) = made_up((1.0, 0.03), (0.1, 0.01), amplitude=amplitude, far=(0,)).verdicts
+    assert baseline.startswith(f"Baseline: {off}")
+
+
+def test_inputs_that_are_read_as_others_are_told():
+    notes = made_up((1.0, 0.03), (0.5, 0.02), reinterpreted=0.7).notes
+    assert "70.0 % of the permeability is near neither 3 nor 12" in notes[0]
+    assert made_up((1.0, 0.03), (0.5, 0.02), reinterpreted=0.001).notes == ()
+
+
+def test_every_method_has_its_own_evaluations_and_seconds(library, pde, monkeypatch):
+    """What methods share is computed once, and counts for each: by a clock that goes on by one at every network
+    evaluation."""
+    calls = count(0)
+    forward = UNet.forward
+    monkeypatch.setattr(UNet, "forward", lambda *given: (next(calls), forward(*given))[1])
+    monkeypatch.setattr(sampler.time, "perf_counter", lambda: float(repr(calls)[6:-1]))
+    both = last(compare(library, pde.name, ["base", "pirf", "diffusionpde"], 4, 1, 5))
+    rows = {result.method: result.row for result in both.results}
+    assert (rows["base"]["seconds"], rows["pirf"]["seconds"], rows["base"]["nfe"]) == (4, 4, 4)
+    schedule = library.load(pde.name, "base").info.schedule.with_steps(4)
+    below = sum(0 < level <= DiffusionPDE.below for level in schedule.sigmas().tolist())
+    assert below > 0
+    assert rows["diffusionpde"]["nfe"] == 4 + below
+
+
+def test_the_page_computes_in_the_precision_of_everything_else(library, comparison, pde, monkeypatch):
+    """Also on a processor that would be faster in bfloat16: the same seed has the same digits everywhere."""
+    monkeypatch.setattr(denoiser, "native_bfloat16", lambda device="cpu": True)
+    again = last(compare(library, pde.name, METHODS, 3, 2, 5))
+    for mine, theirs in zip(again.results, comparison.results, strict=True):
+        np.testing.assert_array_equal(mine.fields, theirs.fields)
+        drawn, _ = draw_fields(library.load(pde.name, mine.method), 3, 2, 5)
+        near(mine.fields, drawn.numpy(), 1e-6)
+        assert mine.row["precision"] == "float32"
+    header, line, *_ = csv_text(comparison).splitlines()
+    assert dict(zip(header.split(","), line.split(","), strict=True))["precision"] == "float32"
+    assert "float32" in parts.caption(comparison, False)
 
 
 def test_npz_has_the_contract_and_comes_back(comparison, pde, tmp_path):

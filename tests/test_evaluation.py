@@ -22,9 +22,9 @@ every_pde = pytest.mark.parametrize("name", pde_names())
 KEYS = {
     "residual_rms", "residual_median", "boundary_rms", "solve_error_median", "solve_error_p90", "amplitude",
     "diversity", "conservation_rate", "spectrum_error", "sliced_wasserstein", "paper_mse", "paper_mae",
-    "second_residual_rms", "spectrum_deviation",
+    "second_residual_rms", "spectrum_deviation", "reinterpreted",
 }  # fmt: skip
-ROW = KEYS | {"pde", "resolution", "method", "steps", "nfe", "solver", "n", "seconds"}
+ROW = KEYS | {"pde", "resolution", "method", "steps", "nfe", "solver", "n", "seconds", "seeds", "by_seed"}
 
 
 pytestmark = pytest.mark.usefixtures("quick_data")
@@ -90,8 +90,7 @@ def test_missing_solutions_are_caught(name):
     assert found["residual_rms"] > 100 * floor_of(name)["residual_rms"]
     assert found["second_residual_rms"] > 1.5 * floor_of(name)["second_residual_rms"]
     assert found["spectrum_error"] > 0.5
-    if name != "burgers":  # zero has the mean that u0 has
-        assert found["conservation_rate"] == 0
+    assert found["conservation_rate"] == 0
 
 
 def test_a_drift_in_time_is_caught():
@@ -164,11 +163,11 @@ def test_solve_error_and_residual_are_per_sample(name):
 @every_pde
 def test_report_row(name):
     checkpoint = random_checkpoint(name)
-    (row,) = evaluate([checkpoint], 5, 3, 11)
+    (row,) = evaluate([checkpoint], 5, 3, [11])
     assert set(row) == ROW
     assert (row["pde"], row["resolution"], row["method"]) == (name, 16, "base")
     assert (row["steps"], row["nfe"], row["n"]) == (5, 5, 3)
-    (again,) = evaluate([checkpoint], 5, 3, 11)
+    (again,) = evaluate([checkpoint], 5, 3, [11])
     assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
     json.dumps(row, allow_nan=False)
 
@@ -183,21 +182,21 @@ def test_models_evaluated_together_score_what_each_scores_alone(name):
         Checkpoint(model, info_of(model, name, "slow", solver="heun"), "1" * 64),
         Checkpoint(tuned_from(model), info_of(model, name, "pirf", **more), "2" * 64),
     ]
-    rows = evaluate(models, 4, 3, 11)
+    rows = evaluate(models, 4, 3, [11])
     assert [(row["method"], row["solver"], row["nfe"]) for row in rows] == [
         ("base", "multistep", 4),
         ("slow", "heun", 7),
         ("pirf", "multistep", 4),
     ]
     for checkpoint, row in zip(models, rows, strict=True):
-        (alone,) = evaluate([checkpoint], 4, 3, 11)
+        (alone,) = evaluate([checkpoint], 4, 3, [11])
         assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in alone.items() if k != "seconds"}
     assert rows[0]["residual_rms"] != rows[2]["residual_rms"]
 
 
 @every_pde
 def test_a_single_sample_still_gives_valid_json(name):
-    (row,) = evaluate([random_checkpoint(name)], 2, 1, 0)
+    (row,) = evaluate([random_checkpoint(name)], 2, 1, [0])
     json.dumps(row, allow_nan=False)
     assert row["diversity"] is None
     floor = floors(name, 16, 1)
@@ -205,6 +204,20 @@ def test_a_single_sample_still_gives_valid_json(name):
     table = format_table([row], {name: floor})
     assert table.count("| – |") == 2
     assert "nan" not in table
+
+
+@every_pde
+def test_a_row_pools_its_seeds_and_says_each_ones_figures(name):
+    checkpoint = random_checkpoint(name)
+    (both,), (first,), (second,) = (evaluate([checkpoint], 3, 4, seeds) for seeds in ([5, 9], [5], [9]))
+    assert (both["n"], both["seeds"]) == (8, [5, 9])
+    assert both["by_seed"] == first["by_seed"] + second["by_seed"]
+    mean_square = (first["residual_rms"] ** 2 + second["residual_rms"] ** 2) / 2
+    assert both["residual_rms"] == pytest.approx(mean_square**0.5, rel=1e-5)
+    fields = torch.cat([draw_fields(checkpoint, 3, 4, seed)[0] for seed in (5, 9)])
+    errors = sorted(get_pde(name).solve_error(fields).tolist())
+    assert both["solve_error_p90"] == pytest.approx(errors[6] + 0.3 * (errors[7] - errors[6]), rel=1e-4)
+    assert both["solve_error_median"] == pytest.approx((errors[3] + errors[4]) / 2, rel=1e-4)
 
 
 @every_pde

@@ -33,13 +33,14 @@ def squares(denoiser: GuidedDenoiser, x: Tensor) -> Tensor:
 def test_samples_have_a_smaller_residual_and_do_not_depend_on_their_batch(name, method, prior):
     base = base_of(name, prior)
     steered = guided(base, method)
-    (before, after), nfe = draw_together([base, steered], 4, 3, 0)
+    plain, guided_ = draw_together([base, steered], 4, 3, 0)
+    before, after = plain.fields, guided_.fields
     pde = base.problem
     rms = lambda fields: pde.interior(pde.residual(fields)).square().mean((1, 2))  # noqa: E731
     assert (rms(after) < rms(before)).all()
-    (_, alone), same = draw_together([base, steered], 4, 1, 0)
+    alone = draw_together([base, steered], 4, 1, 0)[1].fields
     torch.testing.assert_close(alone, after[:1], rtol=1e-3, atol=1e-3 * after.std().item())
-    assert nfe == same == 4
+    assert plain.nfe == 4
     assert (steered.info.method, steered.sha256, steered.base_denoiser) == (method, base.sha256, base.denoiser)
 
 

@@ -7,6 +7,7 @@ step in theta = arctan(sigma / sqrt v) is exact in every mode. Gaussian data are
 and for one isotropic variance it is 2M in the trigonometric form of arXiv 2410.11081.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import synchronise
 from ..pdes.base import InputError, check_seed, check_whole, shown
 from ..pdes.random_fields import SAMPLING_NOISE, sample_noise
 from .prior import IsotropicPrior, Prior
@@ -85,7 +87,7 @@ class State:
 @dataclass(frozen=True)
 class SampleStep:
     """State after a step: number of the step (from 1), noise level reached, x and the latest denoised estimate
-    `[n, c, N, N]` in normalised units, network evaluations so far."""
+    `[n, c, N, N]` in normalised units; network evaluations and seconds so far that the model would have taken alone."""
 
     step: int
     steps: int
@@ -93,6 +95,7 @@ class SampleStep:
     state: State
     denoised: Tensor
     nfe: int
+    seconds: float
 
     @property
     def x(self) -> Tensor:
@@ -110,6 +113,11 @@ def initial_noise(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
 def model_at(denoiser: Model, sigma: Tensor) -> Model:
     """The model that makes the whole step which starts at `sigma`: `denoiser` itself unless it has stages (`at`)."""
     return denoiser.at(sigma) if hasattr(denoiser, "at") else denoiser
+
+
+def evaluations_of(model: Model) -> int:
+    """What one call of `model` costs, in network evaluations; one that goes back through its network says more."""
+    return getattr(model, "evaluations", 1)
 
 
 def prior_of(denoiser: Model) -> Prior:
@@ -168,23 +176,35 @@ def together(denoisers: Sequence[Model], noise: Tensor, schedule: Schedule) -> I
     (unit variance) to sigma = 0 under several models; yields one `SampleStep` for each after every step.
 
     `denoiser(x, sigma)` takes sigma as a scalar tensor. What models have in common (a tuned one and its parent, down
-    to the handover) is computed once; `nfe` counts for each what it takes alone. The caller decides about gradients."""
+    to the handover) is computed once; `nfe` and `seconds` count for each what it takes alone. The caller decides about
+    gradients."""
     levels = schedule.sigmas().to(noise)
     beginning = {}
     for denoiser in denoisers:
         beginning.setdefault(id(prior_of(model_at(denoiser, levels[0]))), start(denoiser, noise, levels[0]))
     states = [beginning[id(prior_of(model_at(denoiser, levels[0])))] for denoiser in denoisers]
+    spent = [(0, 0.0)] * len(denoisers)
     for i in range(schedule.steps):
-        done: dict[tuple[int, int], tuple[State, Tensor]] = {}
-        for denoiser, state in zip(denoisers, states, strict=True):
-            key = (id(model_at(denoiser, levels[i])), id(state))
-            if key not in done:
-                done[key] = advance(denoiser, state, schedule, levels, i)
-        ends = [done[id(model_at(d, levels[i])), id(s)] for d, s in zip(denoisers, states, strict=True)]
-        states = [state for state, _ in ends]
-        nfe = schedule.evaluations(i + 1)
+        models = [model_at(denoiser, levels[i]) for denoiser in denoisers]
+        calls = schedule.evaluations(i + 1) - schedule.evaluations(i)
+        done: dict[tuple[int, int], tuple[State, Tensor, float]] = {}
+        for model, state in zip(models, states, strict=True):
+            if (id(model), id(state)) not in done:
+                began = time.perf_counter()
+                reached = advance(model, state, schedule, levels, i)
+                synchronise(noise.device)
+                done[id(model), id(state)] = *reached, time.perf_counter() - began
+        ends = [done[id(model), id(state)] for model, state in zip(models, states, strict=True)]
+        spent = [
+            (nfe + calls * evaluations_of(model), seconds + took)
+            for (nfe, seconds), model, (_, _, took) in zip(spent, models, ends, strict=True)
+        ]
+        states = [state for state, _, _ in ends]
         sigma = levels[i + 1].item()
-        yield tuple(SampleStep(i + 1, schedule.steps, sigma, state, denoised, nfe) for state, denoised in ends)
+        yield tuple(
+            SampleStep(i + 1, schedule.steps, sigma, state, denoised, *cost)
+            for (state, denoised, _), cost in zip(ends, spent, strict=True)
+        )
 
 
 def trajectory(denoiser: Model, noise: Tensor, schedule: Schedule) -> Iterator[SampleStep]:

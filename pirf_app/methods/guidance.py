@@ -29,6 +29,7 @@ class GuidedDenoiser(nn.Module, ABC):
 
     title: str
     below: float
+    evaluations = 1  # what a call costs, in those of the network
 
     def __init__(self, base: Denoiser, pde: PDE):
         super().__init__()
@@ -78,6 +79,7 @@ class DiffusionPDE(GuidedDenoiser):
     """One move along the gradient with respect to x."""
 
     title, below = "DiffusionPDE", 2.0
+    evaluations = 2  # the way back to the input, without the weights' gradients, takes about as long as the way there
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         with torch.enable_grad():

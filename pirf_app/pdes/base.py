@@ -119,7 +119,8 @@ class PDE(ABC):
 
     @abstractmethod
     def solve(self, fields: Tensor) -> Tensor:
-        """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; not differentiable."""
+        """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; not differentiable. Raises
+        InputError for inputs that are not finite (`check_solvable`)."""
 
     @abstractmethod
     def balance(self, fields: Tensor) -> Tensor:
@@ -195,6 +196,22 @@ class PDE(ABC):
     def normalisation(self) -> dict:
         """The constants of `normalise`, as a checkpoint keeps them: it fits no other."""
         return {"mean": [c.mean for c in self.channels], "std": [c.std for c in self.channels]}
+
+    # What `reinterpreted` is a share of, and how those are read: the end of a sentence.
+    reinterpretation: str = "the inputs are read as other values"
+
+    def reinterpreted(self, fields: Tensor) -> Tensor:
+        """Per-sample share `[n]` of the inputs' values that the equation does not take as they are, but for another
+        value: 0 unless a benchmark says otherwise."""
+        return fields.new_zeros(len(fields))
+
+    def check_solvable(self, fields: Tensor) -> None:
+        """`check_fields`; raises InputError, naming the sample, where the solver's inputs are not all finite, too."""
+        self.check_fields(fields)
+        good = self.inputs(fields).flatten(1).isfinite().all(1)
+        if not good.all():
+            bad = int(good.logical_not().nonzero()[0])
+            raise InputError(f"sample {bad} has inputs that are not finite numbers, so it has no solution")
 
     def check_fields(self, fields: Tensor) -> None:
         """Raises InputError unless `fields` is `[n, c, N, N]` with this PDE's channels."""

@@ -16,7 +16,7 @@ class Helmholtz(Poisson):
     title = "Helmholtz"
     equation = r"\nabla^2 u + u = f"
     boundary = "u = 0 and f = 0 on the edge"
-    conservation = "the flux into each quadrant is the total of f − u in it"
+    conservation = "the flux into each of 4 x 4 squares is the total of f − u in it"
     conservation_short = "flux = f − u"
     channels = (
         Channel("f", "source f", "1", mean=0.0, std=0.276, is_input=True, basis=("cosine-inner", "cosine-inner")),

@@ -69,6 +69,29 @@ def gradient_2nd(u: Tensor, h: float, dim: int) -> Tensor:
     return torch.cat([first, inner, last], dim)
 
 
+def second_difference(u: Tensor, h: float, dim: int) -> Tensor:
+    """Second derivative along `dim`: central inside, (2, -5, 4, -1) / h^2 at the two ends; error O(h^2)."""
+    n = u.shape[dim]
+    take = lambda i, length=1: u.narrow(dim, i, length)  # noqa: E731
+    inner = take(0, n - 2) - 2 * take(1, n - 2) + take(2, n - 2)
+    first = 2 * take(0) - 5 * take(1) + 4 * take(2) - take(3)
+    last = 2 * take(n - 1) - 5 * take(n - 2) + 4 * take(n - 3) - take(n - 4)
+    return torch.cat([first, inner, last], dim) / h**2
+
+
+def shares(count: int, cells: int, like: Tensor) -> Tensor:
+    """How much of each of `cells` cells in a row lies in each of `count` equal parts of it: `[count, cells]`."""
+    ends = torch.arange(count + 1, dtype=torch.float64)[:, None] * cells / count
+    return (ends - torch.arange(cells)).clamp(0, 1).diff(dim=0).to(like)
+
+
+def block_sums(field: Tensor, count: int) -> Tensor:
+    """Sums of `[n, h, w]` over `count` by `count` equal rectangles, `[n, count, count]`; a cell that several share
+    counts to each by its part in it."""
+    rows, columns = (shares(count, size, field) for size in field.shape[-2:])
+    return rows @ field @ columns.T
+
+
 def square_symmetry(fields: Tensor, k: int) -> Tensor:
     """`fields [..., N, N]` under element k (0 to 7) of the symmetry group of the square; 0 is the identity."""
     turned = torch.rot90(fields, k % 4, (-2, -1))

@@ -28,8 +28,10 @@ picture; where a sample is a series of frames (Kolmogorov flow), the frames shar
   equation.
 - **CoCoGen** and **DiffusionPDE** train nothing. They move the baseline's own estimates down the residual while it is
   sampled: CoCoGen the estimate itself, eight times in each of the last steps; DiffusionPDE along the gradient through
-  the network, so that such an evaluation costs about two.
-- **Time**: methods that share their first steps compute them once, so the time is that of all methods together.
+  the network, so that such an evaluation counts as two.
+- **Time**: what each method takes alone. Those that share their first steps compute them once here, so all of them
+  together take less than the sum. Everything is computed in float32.
+- **Evaluations** of the network, one sample's. Going back through it counts as another one (DiffusionPDE).
 
 Zooming into one panel zooms them all; a double click brings the whole field back.
 """
@@ -105,7 +107,8 @@ def caption(comparison: Comparison, precomputed: bool) -> str:
     width = grid_width(grids(shown_sample(comparison, 0))[0], "stage")
     tag = '<span class="tag">Precomputed</span>' if precomputed else ""
     tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
-    return f'{width}<div class="caption">{tag}<strong>{escape(describe(comparison.settings))}</strong>{tail}</div>'
+    told = f"{describe(comparison.settings)} · {comparison.results[0].row['precision']}"
+    return f'{width}<div class="caption">{tag}<strong>{escape(told)}</strong>{tail}</div>'
 
 
 def sentence(comparison: Comparison) -> str:
@@ -125,8 +128,8 @@ def ratio(value: float, reference: str | None) -> str:
 def table(comparison: Comparison) -> str:
     """Figures per method, ratios to the first one, and the floor that solver data reaches."""
     pde = get_pde(comparison.settings.pde)
-    walls = has_walls(pde)
-    together = ", all methods" if len(comparison.results) > 1 else ""
+    walls, floors = has_walls(pde), comparison.floors
+    edge = lambda value: "rounding" if value <= floors["boundary_rounding"] else f"{value:.2g}"  # noqa: E731
     heads = [
         ("Method", ""),
         ("Residual RMS", "lower is better"),
@@ -134,7 +137,7 @@ def table(comparison: Comparison) -> str:
         ("Boundary RMS", "lower is better" if walls else "nothing to violate"),
         ("Conservation", f"{pde.conservation_short}, within 5 %"),
         ("Evaluations", "per sample"),
-        ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps{together}"),
+        ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps, alone"),
     ]
     first = comparison.results[0].method
     reference = "the baseline" if first == "base" else method_title(first)
@@ -144,16 +147,15 @@ def table(comparison: Comparison) -> str:
         cells = [
             f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], against)}",
             f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], against)}",
-            f"{row['boundary_rms']:.2g}" if walls else "periodic",
+            edge(row["boundary_rms"]) if walls else "periodic",
             f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
             f"{row['nfe']}",
             f"{row['seconds']:.2g} s",
         ]
         name = f'<th scope="row">{escape(method_title(row["method"]))}</th>'
         lines.append(name + "".join(f"<td>{cell}</td>" for cell in cells))
-    floors = comparison.floors
-    edge = f"{floors['boundary_rms']:.1g}" if walls else "periodic"
-    data = [f"{floors['residual_rms']:.1g}", percent(floors["solve_error_median"]), edge]
+    at_edge = edge(floors["boundary_rms"]) if walls else "periodic"
+    data = [f"{floors['residual_rms']:.1g}", percent(floors["solve_error_median"]), at_edge]
     floor = '<th scope="row">Solver data (floor)</th>' + "".join(f"<td>{x}</td>" for x in data) + "<td></td>" * 3
     body = "".join(f"<tr>{line}</tr>" for line in lines[1:]) + f'<tr class="floor">{floor}</tr>'
     return f'<div class="figures"><table><thead><tr>{lines[0]}</tr></thead><tbody>{body}</tbody></table></div>'

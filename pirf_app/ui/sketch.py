@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 
 from ..comparison import Preview, Settings
@@ -30,7 +31,7 @@ class Sketch:
         start = time.perf_counter()
         if event.method == self.settings.methods[0] and start >= self.next:
             self.step, self.cost = event.step, 0.0
-        if event.step != self.step:
+        if event.step != self.step or not np.isfinite(event.fields).all():
             return False
         fields = torch.from_numpy(event.fields[self.sample][None])
         residual = self.pde.residual(fields)
