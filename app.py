@@ -3,6 +3,8 @@
 import contextlib
 import os
 
+import pirf_app  # noqa: F401 - before torch: it says how torch's threads wait
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 with contextlib.suppress(ImportError):  # on Spaces with a shared GPU this has to come before torch
     import spaces  # noqa: F401
