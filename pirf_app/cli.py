@@ -34,7 +34,7 @@ from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
 from .diffusion.run_state import run_with_saves
 from .diffusion.sampler import SOLVERS, check_steps
-from .evaluation import draw_fields, environment, evaluate, figures, flags, floors
+from .evaluation import check_comparable, draw_fields, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
 from .library import Library
 from .parallel import team
@@ -73,11 +73,11 @@ def sample(
     check_count(n)
     check_folder(out)
     checkpoint = Library().resolve(pde, method)
-    problem = get_pde(pde)
+    problem = checkpoint.info.benchmark
     start = time.perf_counter()
     drawn, nfe = draw_fields(checkpoint, steps, n, seed)
-    row = {"pde": pde, "resolution": checkpoint.info.resolution, "method": checkpoint.info.method, "steps": steps}
-    row |= {"nfe": nfe, "n": n, "seconds": time.perf_counter() - start} | figures(problem, drawn)
+    row = checkpoint.info.label | {"steps": steps, "nfe": nfe, "n": n, "seconds": time.perf_counter() - start}
+    row |= figures(problem, drawn)
     meta = row | {"seed": seed, "sha256": checkpoint.sha256, "channels": [c.name for c in problem.channels]}
     with open(out, "wb") as file:
         np.savez_compressed(
@@ -114,14 +114,16 @@ def evaluate_command(
     chosen = []
     for name in names:
         known = library.methods(name, get_pde(name).default_resolution)
-        chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
+        found = [library.resolve(name, method) for method in split("methods", methods, known)]
+        check_comparable([checkpoint.info for checkpoint in found])
+        chosen += found
     rows, levels = [], {}
     order = {(c.info.pde, c.info.method): i for i, c in enumerate(chosen)}
     for name in names:
         members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
             checkpoint.denoiser.to(workers.device).autocast = bfloat16
-        levels[name] = floors(name, members[0].info.resolution, n)
+        levels[name] = floors(name, members[0].info.resolution, n, members[0].info.parameters)
         for count in counts:
             found = evaluate(members, count, n, seed, workers)
             for row in found:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,9 +12,9 @@ from torch import Tensor
 from .checkpoints import Checkpoint
 from .diffusion import denoiser
 from .diffusion.sampler import Schedule, initial_noise, together
-from .evaluation import CLOSED, places, residual_rms
+from .evaluation import CLOSED, check_comparable, places, residual_rms
 from .library import USUAL, Library
-from .pdes import get_pde
+from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid
 from .statistics import FLOOR_SEED
@@ -47,7 +47,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Preview:
-    """One sampler step of one method: the denoised estimate `fields [n, c, h, w]` in physical units, float32."""
+    """One sampler step of one method: the denoised estimate `fields [n, c, h, w]` in physical units, float32; and the
+    numbers in its equation that are not the default ones."""
 
     method: str
     step: int
@@ -55,6 +56,7 @@ class Preview:
     nfe: int
     sigma: float
     fields: np.ndarray
+    parameters: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Comparison:
     results: tuple[MethodResult, ...]
     floors: dict[str, float]
     notes: tuple[str, ...]
+
+    @property
+    def benchmark(self) -> PDE:
+        """What the fields should solve."""
+        return get_pde(self.settings.pde, self.results[0].row.get("parameters", {}))
 
     @property
     def verdicts(self) -> list[str]:
@@ -199,6 +206,7 @@ def models(library: Library, settings: Settings) -> tuple[list[Checkpoint], list
     """The models that `settings` name, and the noise schedule of each. Raises InputError."""
     resolution = grid(library, settings.pde, settings.resolution)
     checkpoints = [library.load(settings.pde, method, resolution) for method in settings.methods]
+    check_comparable([checkpoint.info for checkpoint in checkpoints])
     return checkpoints, [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
 
 
@@ -227,19 +235,20 @@ def sample_all(
                 states[i] = step
                 seconds[i] += spent
                 fields = problems[i].denormalise(step.denoised.cpu()).numpy()
-                yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
+                parameters = checkpoints[i].info.parameters
+                yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields, parameters)
     for sampler in samplers.values():
         sampler.close()
     results = []
     for i, checkpoint in enumerate(checkpoints):
         fields = problems[i].denormalise(states[i].x.cpu())
         results.append(measure(checkpoint, fields, settings, states[i].nfe, seconds[i]))
-    yield conclude(settings, results, data_floors(settings.pde, resolution))
+    yield conclude(settings, results, data_floors(settings.pde, resolution, problems[0].own_parameters))
 
 
 def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int, seconds: float) -> MethodResult:
     """Residual, solver's solution and figures of `fields`. Raises InputError if the sampler overflowed."""
-    pde, method = get_pde(settings.pde), checkpoint.info.method
+    pde, method = checkpoint.info.benchmark, checkpoint.info.method
     solution = pde.solve(fields)
     samples = {
         "residual_rms": residual_rms(pde, fields),
@@ -249,10 +258,7 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
     }
     if not all(values.isfinite().all() for values in (fields, *samples.values())):
         raise InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
-    row = {
-        "pde": settings.pde,
-        "resolution": checkpoint.info.resolution,
-        "method": method,
+    row = checkpoint.info.label | {
         "steps": settings.steps,
         "nfe": nfe,
         "n": settings.n,
@@ -269,9 +275,9 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
 
 
 @lru_cache(maxsize=16)
-def data_floors(pde_name: str, resolution: int) -> dict[str, float]:
-    """What held-out solver data scores: no model can be expected to do better."""
-    pde = get_pde(pde_name)
+def data_floors(pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = ()) -> dict[str, float]:
+    """What held-out solver data scores: no model can be expected to do better. `parameters` as `PDE.own_parameters`."""
+    pde = get_pde(pde_name, parameters)
     fields = pde.generate(FLOOR_SAMPLES, resolution, FLOOR_SEED)
     return {
         "residual_rms": residual_rms(pde, fields).square().mean().sqrt().item(),

@@ -2,15 +2,15 @@
 
 import platform
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, CheckpointInfo
 from .diffusion.sampler import initial_noise, together
 from .parallel import ALONE, Team
-from .pdes import PDE, get_pde
+from .pdes import PDE, InputError, get_pde
 from .pdes.stencils import rms
 from .statistics import (
     FLOOR_SEED,
@@ -38,7 +38,7 @@ def figures(pde: PDE, fields: Tensor) -> dict:
 
     One sample has no diversity: None."""
     resolution = fields.shape[-1]
-    known = reference(pde.name, resolution)
+    known = reference(pde.name, resolution, pde.own_parameters)
     residuals, errors = residual_rms(pde, fields), pde.solve_error(fields)
     paper, spectrum = pde.paper_residual(fields), power_spectrum(pde, fields)
     return {
@@ -59,9 +59,19 @@ def figures(pde: PDE, fields: Tensor) -> dict:
     }
 
 
-def floors(pde_name: str, resolution: int, n: int) -> dict:
+def check_comparable(infos: Sequence[CheckpointInfo]) -> None:
+    """Raises InputError unless checkpoints of a PDE have the same numbers in their equation: what is a solution of one
+    is none of the other."""
+    first, *others = [(info, info.benchmark.parameters(info.resolution)) for info in infos]
+    for info, parameters in others:
+        if parameters != first[1]:
+            named = [f"{i.method} has {i.benchmark.in_words(p)}" for i, p in (first, (info, parameters))]
+            raise InputError(f"models of different equations cannot be compared: {named[0]}, {named[1]}")
+
+
+def floors(pde_name: str, resolution: int, n: int, parameters: Mapping[str, float] | tuple = ()) -> dict:
     """The same figures for held-out solver data: what a perfect model would score."""
-    pde = get_pde(pde_name)
+    pde = get_pde(pde_name, parameters)
     return figures(pde, pde.generate(n, resolution, FLOOR_SEED))
 
 
@@ -127,10 +137,8 @@ def evaluate(checkpoints: list[Checkpoint], steps: int, n: int, seed: int, worke
         seconds = time.perf_counter() - start
         for i, fields in zip(members, drawn, strict=True):
             info = checkpoints[i].info
-            row = {"pde": info.pde, "resolution": info.resolution, "method": info.method, "steps": steps, "nfe": nfe}
-            rows[i] = (
-                row | {"solver": info.schedule.solver, "n": n, "seconds": seconds} | figures(get_pde(info.pde), fields)
-            )
+            row = info.label | {"steps": steps, "nfe": nfe, "solver": info.schedule.solver, "n": n, "seconds": seconds}
+            rows[i] = row | figures(info.benchmark, fields)
     return [rows[i] for i in range(len(checkpoints))]
 
 

@@ -123,12 +123,12 @@ def reference_path(pde_name: str, resolution: int) -> Path:
 
 
 @lru_cache(maxsize=16)
-def reference(pde_name: str, resolution: int) -> Statistics:
-    """Statistics of held-out solver data: those kept, or of 512 fields made now."""
-    path = reference_path(pde_name, resolution)
-    if path.exists():
+def reference(pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = ()) -> Statistics:
+    """Statistics of held-out solver data: those kept, or of 512 fields made now. `parameters` as `PDE.own_parameters`:
+    what is kept is of the default ones."""
+    path, pde = reference_path(pde_name, resolution), get_pde(pde_name, parameters)
+    if path.exists() and not pde.differing(resolution):
         return Statistics.load(path)
-    pde = get_pde(pde_name)
     return Statistics.of(pde, pde.generate(REFERENCE_SAMPLES, resolution, REFERENCE_SEED))
 
 

@@ -56,6 +56,7 @@ class Darcy(PDE):
     conservation_short = "flux = source"
     symmetries = 8
     mean_operator = True
+    published_scaling = {"offset": [7.5, 0.00782609], "scale": [5.0, 0.00869565]}
     channels = (
         Channel("a", "permeability a", "1", mean=7.5, std=4.5, is_input=True, positive=True),
         Channel("u", "pressure u", "1", mean=0.0058, std=0.0039, is_input=False, positive=True, basis=("sine", "sine")),
