@@ -85,7 +85,7 @@ def merge(reports: list[dict]) -> dict:
     rows, merged = {}, {"floors": {}}
     for report in reports:
         keys = ("pde", "resolution", "method", "steps", "solver")
-        rows |= {tuple(row.get(key, "") for key in keys): row for row in report["rows"]}
+        rows |= {(*(row.get(key, "") for key in keys), in_words(row)): row for row in report["rows"]}
         merged = report | {"floors": merged["floors"] | report["floors"]}
     numbers: dict[str, str] = {}
     for row in rows.values():

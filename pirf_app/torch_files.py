@@ -69,8 +69,8 @@ class Storages:
     named: dict[str, Stored] = field(default_factory=dict)
 
     def at(self, reference: object) -> Stored | Name:
-        """What a persistent id of the pickle stands for: a storage, or in the legacy format a class, beside which it has
-        the source. Raises InputError."""
+        """What a persistent id of the pickle stands for: a storage, or in the legacy format a class, named beside
+        its source. Raises InputError."""
         match reference:
             case ("module", Name() as name, _, _):
                 return name
