@@ -8,7 +8,6 @@ from huggingface_hub.repocard_data import CardData
 from .checkpoints import CheckpointInfo, file_sha256, read_info
 from .library import Library
 from .methods.registry import METHODS
-from .pdes import get_pde
 from .report import format_table
 from .sizes import megabytes
 
@@ -24,8 +23,8 @@ def card_name(entry: dict) -> str:
 
 
 def rows_of(info: CheckpointInfo, rows: list[dict]) -> list[dict]:
-    same = (info.pde, info.resolution, info.method)
-    return [row for row in rows if (row["pde"], row["resolution"], row["method"]) == same]
+    wanted = {"parameters": {}} | info.label
+    return [row for row in rows if all(row.get(key, {}) == value for key, value in wanted.items())]
 
 
 def card_figures(info: CheckpointInfo, rows: list[dict]) -> dict:
@@ -38,7 +37,7 @@ def card_figures(info: CheckpointInfo, rows: list[dict]) -> dict:
 
 def model_card(entry: dict, info: CheckpointInfo, rows: list[dict], entries: list[dict]) -> str:
     """Markdown for one checkpoint: data, recipe, figures, limits."""
-    pde, schedule = get_pde(info.pde), info.schedule
+    pde, schedule = info.benchmark, info.schedule
     tuned = info.parent is not None
     parent = next((e["name"] for e in entries if e["sha256"] == info.parent), (info.parent or "")[:12])
     measured = rows_of(info, rows)
@@ -55,7 +54,7 @@ def model_card(entry: dict, info: CheckpointInfo, rows: list[dict], entries: lis
     recipe = json.dumps(info.recipe, indent=1)
     return f"""# {entry["name"]}
 
-{pde.title} at {info.resolution}x{info.resolution}: ${pde.equation}$, {pde.boundary}. Channels: {channels}.
+{pde.full_title} at {info.resolution}x{info.resolution}: ${pde.equation}$, {pde.boundary}. Channels: {channels}.
 
 {made}
 
@@ -114,7 +113,7 @@ def repository_card(
     ours = [row for row in rows if any(row in rows_of(info, rows) for _, info in members)]
     table = format_table(ours, floors) if ours else "Not measured with `python -m pirf_app evaluate` yet."
     listed = "\n".join(
-        f"| [`{e['name']}`]({card_name(e)}) | {get_pde(i.pde).title} | {i.method} | {i.resolution}x{i.resolution} "
+        f"| [`{e['name']}`]({card_name(e)}) | {i.benchmark.full_title} | {i.method} | {i.resolution}x{i.resolution} "
         f"| {megabytes(e['size'])} | `{e['sha256'][:12]}` |"
         for e, i in members
     )
@@ -161,5 +160,6 @@ def model_index(entry: dict, info: CheckpointInfo, rows: list[dict]) -> dict:
         for name in SUMMARY
         if isinstance(figures.get(name), int | float)
     ]
-    data = {"type": info.pde, "name": f"{get_pde(info.pde).title}, {info.resolution}x{info.resolution}, solver data"}
+    grid = f"{info.resolution}x{info.resolution}"
+    data = {"type": info.pde, "name": f"{info.benchmark.full_title}, {grid}, solver data"}
     return {"name": entry["name"], "results": [{"task": TASK, "dataset": data, "metrics": metrics}]} if metrics else {}

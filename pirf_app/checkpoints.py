@@ -28,6 +28,7 @@ from .tensor_file import write_tensors
 FORMAT_VERSION = 2
 MAX_BYTES = 256 * 10**6  # a published network has 62 million parameters: 247 MB in single precision
 MAX_HEADER = 2**20  # bytes of names, shapes and metadata: as Python objects they take many times that
+ELSEWHERE = (".pkl", ".pt", ".pth")  # files of other code bases, which are imported first
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
@@ -40,7 +41,8 @@ class CheckpointError(InputError):
 @dataclass(frozen=True)
 class CheckpointInfo:
     """What a checkpoint says of itself. `method` is "base" for untuned ones; `parent` the SHA-256 of the file that a
-    tuned one continues; `handover` the noise level from which the tuned weights act; `figures` as measured."""
+    tuned one continues; `handover` the noise level from which the tuned weights act; `figures` as measured;
+    `parameters` the numbers in its equation that are not the default ones on its grid."""
 
     pde: str
     resolution: int
@@ -53,6 +55,7 @@ class CheckpointInfo:
     handover: float | None = None
     recipe: dict = field(default_factory=dict)
     figures: dict = field(default_factory=dict)
+    parameters: dict = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -62,6 +65,23 @@ class CheckpointInfo:
     @property
     def title(self) -> str:
         return f"{self.pde}-{self.resolution}-{self.method}"
+
+    @property
+    def benchmark(self) -> PDE:
+        """The benchmark with this checkpoint's parameters, in this app's own units: to measure its fields, take this
+        one."""
+        return get_pde(self.pde, self.parameters)
+
+    @property
+    def label(self) -> dict:
+        """What a row of figures says of the checkpoint that they are of."""
+        named = {"pde": self.pde, "resolution": self.resolution, "method": self.method}
+        return named | ({"parameters": self.parameters} if self.parameters else {})
+
+    def to_dict(self) -> dict:
+        """As a file keeps it: without parameters where there are none, so that older files are the same when they are
+        saved again."""
+        return {name: value for name, value in asdict(self).items() if value or name != "parameters"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ class Checkpoint:
     @property
     def problem(self) -> PDE:
         """The benchmark in the units that the model was trained in; to sample or tune it, take this one."""
-        return in_units(get_pde(self.info.pde), self.info.normalisation)
+        return in_units(self.info.benchmark, self.info.normalisation)
 
 
 def file_sha256(path: Path) -> str:
@@ -95,7 +115,7 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo, full: bo
     tensors = model.state_dict() if isinstance(model, Denoiser) else changed_tensors(model)
     half = lambda key: not full and (key.startswith("network.") or key == "prior.directions")  # noqa: E731
     packed = {k: v.detach().to(torch.float16 if half(k) else torch.float32) for k, v in tensors.items()}
-    write_tensors(path, packed, {KEY: json.dumps(asdict(info), sort_keys=True)})
+    write_tensors(path, packed, {KEY: json.dumps(info.to_dict(), sort_keys=True)})
     return file_sha256(path)
 
 
@@ -111,6 +131,9 @@ def unreadable(what: object, error: Exception) -> CheckpointError:
 def read_info(path: Path) -> CheckpointInfo:
     """The metadata of a checkpoint file, checked. Raises CheckpointError."""
     name, header, metadata = Path(path).name or str(path), 0, {}
+    if Path(path).suffix.lower() in ELSEWHERE:
+        how = "`python -m pirf_app models import-edm` makes one of a network that was trained elsewhere"
+        raise CheckpointError(f"{name} is no checkpoint of this app: {how}")
     try:
         size = Path(path).stat().st_size
         if size <= MAX_BYTES:
@@ -150,9 +173,12 @@ def read_info(path: Path) -> CheckpointInfo:
 
 
 def _check_info(info: CheckpointInfo) -> None:
-    pde = get_pde(info.pde)
+    pde = info.benchmark
     network = NetworkConfig.from_dict(info.network).check()
     check_whole("resolution", info.resolution, 8, MAX_RESOLUTION)
+    if pde.differing(info.resolution) != info.parameters:
+        default = pde.in_words(pde.default_parameters(info.resolution))
+        raise InputError(f"its parameters name the default, which is {default} at {info.resolution}x{info.resolution}")
     prior = PriorConfig.from_dict(info.prior).check(len(pde.channels), network.resolution)
     check_fits(pde, network, prior)
     if info.resolution != network.resolution or network.to_dict() != info.network:
@@ -185,7 +211,7 @@ def load_checkpoint(
     sha256 = file_sha256(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
-    parts = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior), get_pde(info.pde).hints)
+    parts = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior), info.benchmark.hints)
     if info.parent is None:
         with torch.device("meta"):
             expected = Denoiser(*parts).state_dict()
@@ -196,7 +222,8 @@ def load_checkpoint(
         parent = find_parent(info.parent)
         if not isinstance(parent.denoiser, Denoiser):
             raise CheckpointError(f"{path.name} continues a tuned checkpoint; its parent must be a base one")
-        if any(getattr(info, k) != getattr(parent.info, k) for k in ("pde", "network", "prior", "normalisation")):
+        shared = ("pde", "network", "prior", "normalisation", "parameters")
+        if any(getattr(info, k) != getattr(parent.info, k) for k in shared):
             raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
         tensors = _read_tensors(path, parent.denoiser.state_dict(), whole=False)
         model = TunedDenoiser(parent.denoiser, float(info.handover))

@@ -14,6 +14,7 @@ import torch
 import typer
 
 from .cli_benchmark import benchmark
+from .cli_check import check
 from .cli_finetune import finetune
 from .cli_hub import deploy, publish, pull
 from .cli_models import models
@@ -33,7 +34,7 @@ from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
 from .diffusion.run_state import run_with_saves
 from .diffusion.sampler import SOLVERS, check_steps
-from .evaluation import PRECISION, draw_together, environment, evaluate, figures, flags, floors
+from .evaluation import PRECISION, check_comparable, draw_together, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
 from .library import Library
 from .parallel import team
@@ -43,6 +44,7 @@ from .report import format_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(models, name="models")
+app.command()(check)
 app.command()(finetune)
 app.command()(table)
 app.command()(reference)
@@ -73,11 +75,11 @@ def sample(
     check_count(n)
     check_folder(out)
     checkpoint = Library().resolve(pde, method)
-    problem = get_pde(pde)
+    problem = checkpoint.info.benchmark
     (found,) = draw_together([checkpoint], steps, n, seed)
     drawn = found.fields
-    row = {"pde": pde, "resolution": checkpoint.info.resolution, "method": checkpoint.info.method, "steps": steps}
-    row |= {"nfe": found.nfe, "n": n, "seconds": found.seconds, "precision": PRECISION} | figures(problem, drawn)
+    row = checkpoint.info.label | {"steps": steps, "nfe": found.nfe, "n": n, "seconds": found.seconds}
+    row |= {"precision": PRECISION} | figures(problem, drawn)
     meta = row | {"seed": seed, "sha256": checkpoint.sha256, "channels": [c.name for c in problem.channels]}
     with open(out, "wb") as file:
         np.savez_compressed(
@@ -115,14 +117,17 @@ def evaluate_command(
     chosen = []
     for name in names:
         known = library.methods(name, get_pde(name).default_resolution)
-        chosen += [library.resolve(name, method) for method in split("methods", methods, known)]
+        found = [library.resolve(name, method) for method in split("methods", methods, known)]
+        check_comparable([checkpoint.info for checkpoint in found])
+        chosen += found
     rows, levels = [], {}
     order = {(c.info.pde, c.info.method): i for i, c in enumerate(chosen)}
     for name in names:
         members = [with_solver(c, solver) for c in chosen if c.info.pde == name]
         for checkpoint in members:
             checkpoint.denoiser.to(workers.device).autocast = bfloat16
-        levels[name] = floors(name, members[0].info.resolution, n * len(seeds))
+        first = members[0].info
+        levels[name] = floors(name, first.resolution, n * len(seeds), first.parameters)
         for count in counts:
             found = evaluate(members, count, n, seeds, workers)
             for row in found:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .cli_parts import numbers, say
-from .own_check import check_fields
+from .cli_parts import named_numbers, numbers, say
+from .own_check import measure_fields
 from .own_data import read_fields
 from .pdes import InputError, get_pde, pde_names
 
@@ -41,13 +41,16 @@ def check(
     ] = "physical",
     offset: Annotated[str | None, typer.Option(help="what the file's 0 stands for, one number a channel")] = None,
     scale: Annotated[str | None, typer.Option(help="what its 1 stands for, one number a channel")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="a number of the equation, NAME=NUMBER: reynolds=1000")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Measure fields of your own: residual, second stencil, boundary, forward-solve error, conservation, spectrum,
     distribution, beside what solver data scores."""
-    problem = get_pde(pde)
+    problem = get_pde(pde, named_numbers(parameter or []))
     fields = read_fields(file, problem, key_names(keys), scaling_of(scaling, offset, scale))
-    found = check_fields(problem, fields)
+    found = measure_fields(problem, fields)
     for k, why in found.left_out:
         say(f"sample {k} is left out: {why}")
     print(json.dumps(found.to_dict()) if as_json else found.table())

@@ -7,42 +7,76 @@ import torch
 import typer
 
 from .checkpoints import MAX_BYTES, save_checkpoint
-from .cli_parts import check_folder
+from .cli_parts import check_folder, named_numbers, numbers
 from .edm_import import import_edm
-from .pdes import InputError, get_pde, pde_names
+from .pdes import PDE, InputError, get_pde, pde_names
+from .pdes.base import shown
+from .pdes.units import TRANSPOSED
 from .sizes import megabytes
 
+PRESET = "published"
 
-def numbers(option: str, values: str) -> list[float]:
-    try:
-        return [float(value) for value in values.split(",")]
-    except ValueError:
-        raise InputError(f"--{option} must be numbers separated by commas, one a channel, not {values!r}") from None
+
+def own_scaling(problem: PDE, offset: str | None, scale: str | None, transpose: bool) -> dict:
+    """The normalisation that the options ask for; without them this app's own. Raises InputError."""
+    if (offset is None) != (scale is None):
+        raise InputError("give both --offset and --scale, or neither")
+    found = problem.normalisation()
+    if offset is not None and scale is not None:
+        found = {"offset": numbers("offset", offset), "scale": numbers("scale", scale)}
+    return found | ({TRANSPOSED: True} if transpose else {})
+
+
+def published(problem: PDE, preset: str, offset: str | None, scale: str | None, transpose: bool) -> dict:
+    """The normalisation of the networks that others have published. Raises InputError."""
+    if preset != PRESET:
+        raise InputError(f"unknown preset {shown(preset)}: there is {PRESET}")
+    if offset is not None or scale is not None or transpose:
+        raise InputError(f"--preset {PRESET} sets scaling and axes: leave out --offset, --scale and --transpose")
+    if problem.published_scaling is None:
+        raise InputError(f"no published scaling of {problem.name} is known: give --offset and --scale")
+    return problem.published_scaling
 
 
 def import_edm_command(
-    file: Annotated[Path, typer.Argument(help="pickle with an EDMPrecond around a SongUNet (DDPM++) under 'ema'")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="EDMPrecond around a SongUNet (DDPM++), by itself or under 'ema' or 'net': a pickle, or a file of "
+            "torch.save; or its state dictionary"
+        ),
+    ],
     pde: Annotated[str, typer.Option(help=f"what its fields are: {', '.join(pde_names())}")],
     out: Annotated[Path | None, typer.Option(help="file to write (default: FILE with .safetensors)")] = None,
     float32: Annotated[bool, typer.Option("--float32", help="keep single precision, at twice the size")] = False,
     offset: Annotated[
-        str | None, typer.Option(help="the physical value that the network's 0 stands for, one a channel: 7.5,0.0058")
+        str | None, typer.Option(help="the physical value that the network's 0 stands for, one a channel: 7.5,0.0078")
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="the physical difference that its 1 stands for, one a channel: 9,0.0078")
+        str | None, typer.Option(help="the physical difference that its 1 stands for, one a channel: 5,0.0087")
+    ] = None,
+    transpose: Annotated[
+        bool, typer.Option("--transpose", help="its rows are this app's columns: the axes are turned at import")
+    ] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="a number in the equation of its data, such as reynolds=1000")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"{PRESET}: scaling, axes and parameters of what others have published")
     ] = None,
 ) -> None:
     """Read a published EDM network without executing anything in it and write it as a checkpoint. It is taken to see
     fields as (field - offset) / scale, channel by channel; without the two, in this app's own normalisation."""
-    problem, normalisation = get_pde(pde), None
-    if (offset is None) != (scale is None):
-        raise InputError("give both --offset and --scale, or neither")
-    if offset is not None and scale is not None:
-        normalisation = {"offset": numbers("offset", offset), "scale": numbers("scale", scale)}
+    problem, parameters = get_pde(pde), named_numbers(parameter or [])
+    if preset is None:
+        normalisation = own_scaling(problem, offset, scale, transpose)
+    else:
+        normalisation = published(problem, preset, offset, scale, transpose)
+        parameters = dict(problem.published_parameters) | parameters
     out = out or file.with_suffix(".safetensors")
     if check_folder(out).suffix != ".safetensors":
         raise InputError(f"the name of the checkpoint to write must end in .safetensors, not {out.name!r}")
-    model, info = import_edm(file, problem.name, normalisation)
+    model, info = import_edm(file, problem.name, normalisation, parameters)
     weights = list(model.network.parameters())
     count = sum(weight.numel() for weight in weights)
     if not float32 and max(weight.abs().max().item() for weight in weights) > torch.finfo(torch.float16).max:
@@ -50,5 +84,6 @@ def import_edm_command(
     if float32 and 4 * count > MAX_BYTES:
         raise InputError(f"{file.name} would be over {megabytes(MAX_BYTES)}: leave out --float32")
     sha256 = save_checkpoint(out, model, info, full=float32)
-    size = f"{info.resolution}x{info.resolution}, {count / 1e6:.1f} million parameters"
+    told = [f"{info.resolution}x{info.resolution}", info.benchmark.in_words(info.parameters)]
+    size = ", ".join(filter(None, [*told, f"{count / 1e6:.1f} million parameters"]))
     print(f"wrote {out}, {size}, {megabytes(out.stat().st_size)}, SHA-256 {sha256}")

@@ -10,7 +10,7 @@ from .cards import write_cards
 from .checkpoints import CheckpointError, load_checkpoint
 from .cli_edm import import_edm_command
 from .library import Library
-from .report import REPORT, read_report
+from .report import REPORT, in_words, read_report
 from .sizes import megabytes
 
 Report = Annotated[Path, typer.Option(help="report of evaluate that the figures come from")]
@@ -26,7 +26,8 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="print the 
         print(json.dumps(entries))
         return
     for entry in entries:
-        print(f"{entry['name']:<20} {megabytes(entry['size']):>8}  {entry['sha256'][:12]}")
+        told = f"{megabytes(entry['size']):>8}  {entry['sha256'][:12]}  {in_words(entry)}"
+        print(f"{entry['name']:<20} {told}".rstrip())
 
 
 @models.command()

@@ -8,6 +8,7 @@ from tempfile import TemporaryFile
 
 from .checkpoints import Checkpoint
 from .pdes import InputError
+from .pdes.base import shown
 
 MAX_SAMPLES, MAX_NUMBERS = 100_000, 2**28
 
@@ -63,6 +64,25 @@ def whole_numbers(name: str, values: str) -> list[int]:
         return [int(v) for v in values.split(",")]
     except ValueError:
         raise InputError(f"{name} must be whole numbers separated by commas, not {values!r}") from None
+
+
+def numbers(option: str, values: str) -> list[float]:
+    try:
+        return [float(value) for value in values.split(",")]
+    except ValueError:
+        raise InputError(f"--{option} must be numbers separated by commas, one a channel, not {values!r}") from None
+
+
+def named_numbers(values: list[str]) -> dict[str, float]:
+    """The numbers of options such as reynolds=1000, by name. Raises InputError."""
+    found = {}
+    for text in values:
+        name, _, number = text.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise InputError(f"--parameter must be NAME=NUMBER, such as reynolds=1000, not {shown(text)}") from None
+    return found
 
 
 def with_solver(checkpoint: Checkpoint, solver: str | None) -> Checkpoint:

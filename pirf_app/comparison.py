@@ -1,7 +1,7 @@
 """Several models on one benchmark from the same noise, side by side: what the page, the API and the first view show."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .checkpoints import Checkpoint
 from .diffusion.sampler import SampleStep, Schedule, initial_noise, together
-from .evaluation import CLOSED, PRECISION, boundary_rounding, places, residual_rms
+from .evaluation import CLOSED, PRECISION, boundary_rounding, check_comparable, places, residual_rms
 from .library import USUAL, Library
-from .pdes import get_pde
+from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
 from .resolutions import grid
 from .statistics import FLOOR_SEED, amplitude_range
@@ -45,7 +45,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Preview:
-    """One sampler step of one method: the denoised estimate `fields [n, c, h, w]` in physical units, float32."""
+    """One sampler step of one method: the denoised estimate `fields [n, c, h, w]` in physical units, float32; and the
+    numbers in its equation that are not the default ones."""
 
     method: str
     step: int
@@ -53,6 +54,7 @@ class Preview:
     nfe: int
     sigma: float
     fields: np.ndarray
+    parameters: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Comparison:
     results: tuple[MethodResult, ...]
     floors: dict
     notes: tuple[str, ...]
+
+    @property
+    def benchmark(self) -> PDE:
+        """What the fields should solve."""
+        return get_pde(self.settings.pde, self.results[0].row.get("parameters", {}))
 
     @property
     def verdicts(self) -> list[str]:
@@ -196,6 +203,7 @@ def models(library: Library, settings: Settings) -> tuple[list[Checkpoint], list
     """The models that `settings` name, and the noise schedule of each. Raises InputError."""
     resolution = grid(library, settings.pde, settings.resolution)
     checkpoints = [library.load(settings.pde, method, resolution) for method in settings.methods]
+    check_comparable([checkpoint.info for checkpoint in checkpoints])
     return checkpoints, [settings.schedule(checkpoint.info.schedule) for checkpoint in checkpoints]
 
 
@@ -221,19 +229,20 @@ def sample_all(
             for i, step in zip(members, steps, strict=True):
                 states[i] = step
                 fields = problems[i].denormalise(step.denoised.cpu()).numpy()
-                yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields)
+                parameters = checkpoints[i].info.parameters
+                yield Preview(settings.methods[i], step.step, step.steps, step.nfe, step.sigma, fields, parameters)
     for sampler in samplers.values():
         sampler.close()
     results = []
     for i, checkpoint in enumerate(checkpoints):
         fields = problems[i].denormalise(states[i].x.cpu())
         results.append(measure(checkpoint, fields, settings, states[i].nfe, states[i].seconds))
-    yield conclude(settings, results, data_floors(settings.pde, resolution))
+    yield conclude(settings, results, data_floors(settings.pde, resolution, problems[0].own_parameters))
 
 
 def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int, seconds: float) -> MethodResult:
     """Residual, solver's solution and figures of `fields`. Raises InputError if the sampler overflowed."""
-    pde, method = get_pde(settings.pde), checkpoint.info.method
+    pde, method = checkpoint.info.benchmark, checkpoint.info.method
     overflow = InputError(f"{method_title(method)} overflowed with these noise levels: choose a narrower schedule")
     if not fields.isfinite().all():
         raise overflow
@@ -246,10 +255,7 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
     }
     if not all(values.isfinite().all() for values in samples.values()):
         raise overflow
-    row = {
-        "pde": settings.pde,
-        "resolution": checkpoint.info.resolution,
-        "method": method,
+    row = checkpoint.info.label | {
         "steps": settings.steps,
         "nfe": nfe,
         "n": settings.n,
@@ -268,16 +274,17 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
 
 
 @lru_cache(maxsize=16)
-def data_floors(pde_name: str, resolution: int) -> dict:
-    """What held-out solver data scores: no model can be expected to do better; and what its amplitudes are."""
-    pde = get_pde(pde_name)
+def data_floors(pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = ()) -> dict:
+    """What held-out solver data scores: no model can be expected to do better; and what its amplitudes are.
+    `parameters` as `PDE.own_parameters`."""
+    pde = get_pde(pde_name, parameters)
     fields = pde.generate(FLOOR_SAMPLES, resolution, FLOOR_SEED)
     return {
         "residual_rms": residual_rms(pde, fields).square().mean().sqrt().item(),
         "boundary_rms": pde.boundary_violation(fields).square().mean().sqrt().item(),
         "solve_error_median": pde.solve_error(fields).quantile(0.5).item(),
         "boundary_rounding": boundary_rounding(pde),
-        "amplitude_range": amplitude_range(pde_name, resolution),
+        "amplitude_range": amplitude_range(pde, resolution),
     }
 
 

@@ -1,5 +1,6 @@
 """Networks that other EDM code bases published, as checkpoints: `EDMPrecond` around `SongUNet` in its DDPM++ form
-(arXiv 2206.00364, table 1 and appendix F.2), pickled by `torch_utils.persistence`.
+(arXiv 2206.00364, table 1 and appendix F.2), pickled by `torch_utils.persistence` or saved by torch.save, whole, in a
+training state or as a state dictionary.
 
 Such a pickle carries its own source code, to be executed by whoever unpickles it. Here it is read as data
 (`inert_pickle.py`): the source is never looked at, and the weights go by their names into `diffusion/network.py`, which
@@ -8,7 +9,7 @@ computes the same function. Everything that would make it another function is re
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,48 +17,34 @@ from torch import Tensor
 
 from .checkpoints import MAX_BYTES, CheckpointError, CheckpointInfo, file_sha256
 from .diffusion.denoiser import Denoiser
-from .diffusion.network import SKIP_SCALE, NetworkConfig, group_norm
-from .diffusion.prior import SIGMA_DATA
+from .diffusion.network import NetworkConfig
 from .diffusion.sampler import Schedule
+from .edm_modules import NAMES, network
 from .inert_pickle import Object, read, told
 from .pdes import get_pde
 from .pdes.base import InputError, shown
 from .pdes.units import in_units
-from .pickled_tensors import NUMPY_NAMES, STORAGES, TENSOR_NAMES, is_tensor, number, shape, table, tensor
+from .pickled_tensors import shape, tensor
 from .sizes import megabytes
+from .torch_files import archive, is_legacy, legacy
 
 MAX_FILE = 10**9  # a published network has 62 million parameters: 248 MB in single precision
-MAX_MODULES, MAX_DEPTH = 5000, 8
 SCHEDULE = Schedule(steps=18, sigma_min=0.002, sigma_max=80.0, rho=7.0, solver="heun")  # of arXiv 2206.00364, table 1
-PERSISTENCE = "torch_utils.persistence._reconstruct_persistent_obj"
-TABLES = ("dnnlib.util.EasyDict", "dnnlib.EasyDict")
-LAYERS = tuple(f"torch.nn.modules.{kind}" for kind in ("container.ModuleDict", "container.ModuleList"))
-NAMES = {PERSISTENCE, *TABLES, *LAYERS, "builtins.set", *TENSOR_NAMES, *NUMPY_NAMES, *STORAGES}
-# What the classes of a DDPM++ network may say of themselves; another value would be another function.
-CLASSES: dict[str, dict[str, object]] = {
-    "EDMPrecond": {"sigma_data": SIGMA_DATA, "label_dim": 0},
-    "SongUNet": {},
-    "UNetBlock": {"skip_scale": SKIP_SCALE, "adaptive_scale": False},
-    "PositionalEmbedding": {"endpoint": True, "max_positions": 10000},
-    "GroupNorm": {"eps": 1e-6},
-    "Conv2d": {},
-    "Linear": {},
-    "ModuleDict": {},
-    "ModuleList": {},
-}
-UNUSED = "map_augment.weight"  # of augmentation labels, which only training gives
 
 
-def import_edm(path: Path, pde: str, normalisation: dict | None = None) -> tuple[Denoiser, CheckpointInfo]:
-    """The network of an EDM-style pickle, in float32 and ready to sample, and what its checkpoint says of it.
+def import_edm(
+    path: Path, pde: str, normalisation: dict | None = None, parameters: Mapping[str, float] | None = None
+) -> tuple[Denoiser, CheckpointInfo]:
+    """The network of an EDM-style file, in float32 and ready to sample, and what its checkpoint says of it.
 
-    `normalisation` is what it was trained with, as `in_units` takes it (None: the benchmark's own). Raises
-    CheckpointError with one sentence."""
-    problem, path = get_pde(pde), Path(path)
+    `normalisation` is what it was trained with, as `in_units` takes it (None: the benchmark's own); `parameters` are
+    the numbers in the equation of its data (None: the default ones on its grid). Raises CheckpointError with one
+    sentence."""
+    problem, path = get_pde(pde, parameters or {}), Path(path)
     normalisation = normalisation or problem.normalisation()
     in_units(problem, normalisation)
     try:
-        classes, parts = _network(_load(path))
+        classes, parts = network(_load(path))
         config = _config({name: shape(part) for name, part in parts.items()})
         channels = len(problem.channels)
         if (config.in_channels, config.out_channels) != (channels, channels):
@@ -67,7 +54,7 @@ def import_edm(path: Path, pde: str, normalisation: dict | None = None) -> tuple
         model = _filled(config, parts)
     except InputError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
-    recipe = {"imported": {"file": path.name, "sha256": file_sha256(path), "classes": " around ".join(classes)}}
+    recipe = {"imported": {"file": path.name, "sha256": file_sha256(path), "classes": classes}}
     info = CheckpointInfo(
         pde=pde,
         resolution=config.resolution,
@@ -76,6 +63,7 @@ def import_edm(path: Path, pde: str, normalisation: dict | None = None) -> tuple
         normalisation=normalisation,
         sampler=SCHEDULE.to_dict(),
         recipe=recipe,
+        parameters=problem.differing(config.resolution),
     )
     return model, info
 
@@ -87,99 +75,13 @@ def _load(path: Path) -> object:
             if not 0 < size <= MAX_FILE:
                 limit = megabytes(MAX_FILE)
                 raise InputError(f"it is {megabytes(size)}; a pickled network has some bytes and at most {limit}")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-                if pages[:2] == b"PK":
-                    raise InputError("it is a zip archive, as torch.save writes, and not a pickle of an EDM network")
-                return read(pages, NAMES)
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # open while a storage may be asked for
+        if pages[:2] == b"PK":
+            return archive(pages, NAMES)
+        content = read(pages, NAMES)
+        return legacy(pages, NAMES) if is_legacy(content) else content
     except OSError as error:
         raise InputError(f"it cannot be read ({error.strerror or type(error).__name__})") from None
-
-
-def _network(content: object) -> tuple[list[str], dict[str, Object]]:
-    """The class names of the preconditioning and the network, and the network's tensors by name."""
-    entries = table(content, *TABLES)
-    if "ema" not in entries:
-        raise InputError(f"it has no network under 'ema'; it has {told(list(entries))}")
-    kind, state = _module(entries["ema"])
-    outer = table(state.get("_modules"), *TABLES)
-    if kind != "EDMPrecond" or list(outer) != ["model"]:
-        raise InputError(f"it has a {shown(kind)} under 'ema', where this app reads an EDMPrecond around one network")
-    _check_attributes("", kind, state)
-    inner = _module(outer["model"])[0]
-    if inner != "SongUNet":
-        raise InputError(f"it has a network of class {shown(inner)}, where this app reads SongUNet (DDPM++)")
-    tensors = {}
-    for visited, (name, part) in enumerate(_walk(outer["model"], "", 0)):
-        if visited > MAX_MODULES:
-            raise InputError(f"it has more than {MAX_MODULES} modules and tensors")
-        if part is not None and name != UNUSED:
-            tensors[name] = part
-    return [kind, inner], tensors
-
-
-def _module(value: object) -> tuple[str, dict]:
-    """Class name and attributes of a module, whichever way it was pickled."""
-    if isinstance(value, Object) and value.name in LAYERS:
-        return value.name.rpartition(".")[2], table(value.state, *TABLES)
-    if not isinstance(value, Object) or value.name != PERSISTENCE or len(value.args) != 1:
-        raise InputError("it has a part that is neither a persistent class nor a container of them")
-    meta = table(value.args[0], *TABLES)
-    if meta.get("type") != "class" or not isinstance(meta.get("class_name"), str):
-        raise InputError("it has a persistent object that does not name its class")
-    return meta["class_name"], table(meta.get("state"), *TABLES)
-
-
-def _walk(value: object, prefix: str, depth: int) -> Iterator[tuple[str, Object | None]]:
-    """Every module below (with None) and every tensor, by name; the resampling filters are checked and left out."""
-    yield prefix, None
-    kind, state = _module(value)
-    _check_attributes(prefix, kind, state)
-    for group in ("_parameters", "_buffers"):
-        for name, part in table(state.get(group, {}), *TABLES).items():
-            if part is None:
-                continue
-            if not is_tensor(part):
-                raise InputError(f"it has {shown(f'{prefix}{name}', 80)}, which is not a tensor")
-            if name == "resample_filter":
-                _check_filter(prefix, part)
-            else:
-                yield f"{prefix}{name}", part
-            if kind == "GroupNorm" and name == "weight":
-                _check_groups(prefix, state, part)
-    if depth > MAX_DEPTH:
-        raise InputError(f"it has modules nested more than {MAX_DEPTH} deep")
-    for name, part in table(state.get("_modules", {}), *TABLES).items():
-        if part is not None:
-            yield from _walk(part, f"{prefix}{name}.", depth + 1)
-
-
-def _check_attributes(prefix: str, kind: str, state: dict) -> None:
-    where = f"{shown(prefix, 80)} of class" if prefix else "the class"
-    if kind not in CLASSES:
-        raise InputError(f"it has {where} {shown(kind)}, which no DDPM++ network has")
-    for name, expected in CLASSES[kind].items():
-        found = number(state.get(name, expected))
-        low, high = expected * (1 - 1e-6), expected * (1 + 1e-6)  # only compared with: a whole number may be too large
-        if not isinstance(found, int | float) or not low <= found <= high:
-            raise InputError(
-                f"it has {where} {kind} with {name} = {told(found)}; this app computes with {expected:.6g}"
-            )
-    if kind == "UNetBlock" and number(state.get("num_heads", 0)) not in (0, 1):
-        raise InputError(
-            f"it has {where} {kind} with {told(number(state['num_heads']))} attention heads; DDPM++ has one"
-        )
-
-
-def _check_filter(prefix: str, part: Object) -> None:
-    if shape(part) != (1, 1, 2, 2) or not torch.equal(tensor(part).float(), torch.full((1, 1, 2, 2), 0.25)):
-        raise InputError(f"it resamples with another filter than DDPM++'s [1, 1], in {shown(prefix, 80)}")
-
-
-def _check_groups(prefix: str, state: dict, weight: Object) -> None:
-    channels = shape(weight)[0] if len(shape(weight)) == 1 else 0
-    groups = number(state.get("num_groups", group_norm(channels).num_groups if 0 < channels < 2**16 else 0))
-    if not 4 <= channels < 2**16 or groups != group_norm(channels).num_groups:
-        raise InputError(f"it normalises {channels} channels in {told(groups)} groups, in {shown(prefix, 80)}")
 
 
 def _config(shapes: dict[str, tuple[int, ...]]) -> NetworkConfig:

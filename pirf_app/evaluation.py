@@ -1,16 +1,16 @@
 """From fields to figures: what the reward sees (residual) and what it never saw (conservation, distribution)."""
 
 import platform
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, CheckpointInfo
 from .diffusion.sampler import initial_noise, together
 from .parallel import ALONE, Team
-from .pdes import PDE, get_pde
+from .pdes import PDE, InputError, get_pde
 from .pdes.stencils import rms
 from .statistics import (
     FLOOR_SEED,
@@ -42,7 +42,7 @@ def figures(pde: PDE, fields: Tensor) -> dict:
 
     One sample has no diversity: None."""
     resolution = fields.shape[-1]
-    known = reference(pde.name, resolution)
+    known = reference(pde.name, resolution, pde.own_parameters)
     paper, spectrum = pde.paper_residual(fields), power_spectrum(pde, fields)
     return deciding(pde, fields) | {
         "second_residual_rms": rms(pde.interior(pde.second_residual(fields))).square().mean().sqrt().item(),
@@ -60,11 +60,21 @@ def figures(pde: PDE, fields: Tensor) -> dict:
     }
 
 
-def floors(pde_name: str, resolution: int, n: int) -> dict:
+def check_comparable(infos: Sequence[CheckpointInfo]) -> None:
+    """Raises InputError unless checkpoints of a PDE have the same numbers in their equation: what is a solution of one
+    is none of the other."""
+    first, *others = [(info, info.benchmark.parameters(info.resolution)) for info in infos]
+    for info, parameters in others:
+        if parameters != first[1]:
+            named = [f"{i.method} has {i.benchmark.in_words(p)}" for i, p in (first, (info, parameters))]
+            raise InputError(f"models of different equations cannot be compared: {named[0]}, {named[1]}")
+
+
+def floors(pde_name: str, resolution: int, n: int, parameters: Mapping[str, float] | tuple = ()) -> dict:
     """The same figures for held-out solver data: what a perfect model would score."""
-    pde = get_pde(pde_name)
+    pde = get_pde(pde_name, parameters)
     found = figures(pde, pde.generate(n, resolution, FLOOR_SEED))
-    return found | {"amplitude_range": amplitude_range(pde_name, resolution)}
+    return found | {"amplitude_range": amplitude_range(pde, resolution)}
 
 
 def boundary_rounding(pde: PDE) -> float:
@@ -161,12 +171,11 @@ def evaluate(
     for members in places((c.info.pde, c.info.resolution, c.info.schedule) for c in checkpoints).values():
         drawn = [draw_together([checkpoints[i] for i in members], steps, n, s, workers=workers) for s in seeds]
         for i, parts in zip(members, zip(*drawn, strict=True), strict=True):
-            info, pde = checkpoints[i].info, get_pde(checkpoints[i].info.pde)
-            row = {"pde": info.pde, "resolution": info.resolution, "method": info.method, "steps": steps}
-            row |= {"nfe": parts[0].nfe, "solver": info.schedule.solver, "n": n * len(seeds), "seeds": list(seeds)}
-            row |= {"seconds": sum(part.seconds for part in parts)}
-            row |= figures(pde, torch.cat([part.fields for part in parts]))
-            rows[i] = row | {"by_seed": [deciding(pde, part.fields) for part in parts]}
+            info = checkpoints[i].info
+            row = info.label | {"steps": steps, "nfe": parts[0].nfe, "solver": info.schedule.solver}
+            row |= {"n": n * len(seeds), "seeds": list(seeds), "seconds": sum(part.seconds for part in parts)}
+            row |= figures(info.benchmark, torch.cat([part.fields for part in parts]))
+            rows[i] = row | {"by_seed": [deciding(info.benchmark, part.fields) for part in parts]}
     return [rows[i] for i in range(len(checkpoints))]
 
 

@@ -5,14 +5,13 @@ not know, and instructions that no ordinary pickle has, are refused.
 """
 
 import pickletools
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from .pdes.base import InputError, shown
 
 MAX_INSTRUCTIONS = 5_000_000  # the published networks have about 60,000
-PERSISTENT = "a persistent id"  # name of the Object that stands for one
 PLAIN = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE"),
     *("SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
@@ -50,11 +49,16 @@ def told(value: object) -> str:
     return shown(value) if plain else f"an object of type {type(value).__name__}"
 
 
-def read(file: BinaryIO, known: Set[str]) -> object:
-    """The next pickle of `file`, made of plain values, containers, `Name`s (all in `known`) and `Object`s.
+def refuse_persistent(value: object) -> object:
+    raise InputError("it has a persistent id outside of a file of torch.save")
+
+
+def read(file: BinaryIO, known: Set[str], persistent: Callable[[object], object] = refuse_persistent) -> object:
+    """The next pickle of `file`, made of plain values, containers, `Name`s (all in `known`) and `Object`s, and of what
+    `persistent` makes of its persistent ids.
 
     Memory is at most a few times what is left of the file. Raises InputError."""
-    machine = _Machine(known)
+    machine = _Machine(known, persistent)
     try:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
             if count > MAX_INSTRUCTIONS:
@@ -72,8 +76,8 @@ def read(file: BinaryIO, known: Set[str]) -> object:
 class _Machine:
     """The pickle machine's stack and memo. Any misuse by the file ends in one of the errors that `read` catches."""
 
-    def __init__(self, known: Set[str]):
-        self.known, self.stack, self.below, self.memo = known, [], [], {}
+    def __init__(self, known: Set[str], persistent: Callable[[object], object]):
+        self.known, self.persistent, self.stack, self.below, self.memo = known, persistent, [], [], {}
 
     def step(self, code: str, argument: object) -> None:
         push, pop = self.stack.append, self.stack.pop
@@ -121,7 +125,7 @@ class _Machine:
             state = pop()
             self.top(Object).state = state
         elif code == "BINPERSID":
-            push(Object(PERSISTENT, (pop(),)))
+            push(self.persistent(pop()))
         elif code == "POP":
             pop()
         elif code == "POP_MARK":

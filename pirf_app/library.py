@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .checkpoints import (
+    ELSEWHERE,
     MALFORMED,
     Checkpoint,
     CheckpointError,
@@ -35,7 +36,7 @@ def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
     """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise, and
     of its figures those that are some."""
     entry = {"name": info.title, "file": f"{info.title}.safetensors", "sha256": sha256, "size": size}
-    entry |= {key: getattr(info, key) for key in ("pde", "resolution", "method", "parent", "figures")}
+    entry |= info.label | {"parent": info.parent, "figures": info.figures}
     entry |= changes
     return entry | {"figures": {name: value for name, value in entry["figures"].items() if is_figure(value)}}
 
@@ -138,7 +139,7 @@ class Library:
     def resolve(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """`method` may be a method's name or the path of a checkpoint file for that PDE."""
         get_pde(pde)
-        if not (method.endswith(".safetensors") or "/" in method):
+        if Path(method).suffix.lower() not in (".safetensors", *ELSEWHERE) and "/" not in method:
             return self.load(pde, method, resolution)
         checkpoint = self.load_file(Path(method))
         if checkpoint.info.pde != pde:

@@ -58,7 +58,7 @@ class FieldCheck:
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
 
-def check_fields(pde: PDE, fields: Tensor) -> FieldCheck:
+def measure_fields(pde: PDE, fields: Tensor) -> FieldCheck:
     """Measures `fields [n, c, N, N]` (physical units). Samples that cannot be measured are left out and named. Raises
     InputError where none is left."""
     good, bad = split_samples(fields, pde)
@@ -76,7 +76,9 @@ def check_fields(pde: PDE, fields: Tensor) -> FieldCheck:
     }
     samples = [{"sample": k} | {name: x[i].item() for name, x in each.items()} for i, k in enumerate(good)]
     row = {"pde": pde.name, "resolution": resolution, "n": len(good)} | figures(pde, fields)
-    floor = floors(pde.name, resolution, FLOOR_SAMPLES) | {"boundary_rounding": boundary_rounding(pde)}
+    floor = floors(pde.name, resolution, FLOOR_SAMPLES, pde.own_parameters) | {
+        "boundary_rounding": boundary_rounding(pde)
+    }
     return FieldCheck(row, samples, floor, bad, list(_notes(pde, row, floor, samples)), fields, solution)
 
 

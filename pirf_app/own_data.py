@@ -110,7 +110,9 @@ def _hdf5(path: Path, matlab: bool) -> dict[str, np.ndarray]:
     return found
 
 
-def read_fields(path: Path, pde: PDE, keys: Mapping[str, str] | None = None, scaling: str | dict = "physical") -> Tensor:
+def read_fields(
+    path: Path, pde: PDE, keys: Mapping[str, str] | None = None, scaling: str | dict = "physical"
+) -> Tensor:
     """Fields `[n, c, N, N]` of `pde` in physical units, float64, from a file.
 
     `keys` says which array holds which channel (or "fields" all of them); without it, arrays called as the channels
@@ -121,7 +123,9 @@ def read_fields(path: Path, pde: PDE, keys: Mapping[str, str] | None = None, sca
     fields = _arranged(arrays, pde, dict(keys or {}), name)
     pde.check_fields(fields)
     if fields.shape[-1] < pde.min_resolution:
-        raise InputError(f"{name} has fields of {fields.shape[-1]}x{fields.shape[-1]}; {pde.name} needs {pde.min_resolution}")
+        raise InputError(
+            f"{name} has fields of {fields.shape[-1]}x{fields.shape[-1]}; {pde.name} needs {pde.min_resolution}"
+        )
     return in_physical_units(fields, pde, scaling)
 
 
@@ -133,7 +137,9 @@ def _arranged(arrays: dict[str, np.ndarray], pde: PDE, keys: dict[str, str], fil
     for key in keys.values():
         if key not in arrays:
             raise InputError(f"{file} has no array {shown(key)}; it has {there}")
-    chosen = keys or {name: key for name in names for key in (name, *pde.published_names.get(name, ())) if key in arrays}
+    chosen = keys or {
+        name: key for name in names for key in (name, *pde.published_names.get(name, ())) if key in arrays
+    }
     if set(chosen) >= set(names) and (len(names) > 1 or "fields" not in arrays):
         parts = [arrays[chosen[name]] for name in names]
         if len({part.shape for part in parts}) > 1:

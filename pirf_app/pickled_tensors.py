@@ -1,38 +1,27 @@
 """Tensors, numbers and tables of an inertly read pickle (`inert_pickle.py`), with every size checked before it is used.
 
-`pickle.dump` of a CPU tensor writes a call to torch._utils._rebuild_tensor_v2 with its storage, shape and strides, and
-the storage as a call to torch.storage._load_from_bytes with what torch.save's legacy format makes of it: five small
-pickles, the number of elements, and the elements.
+A tensor is a call to torch._utils._rebuild_tensor_v2 with its storage, shape and strides. torch.save keeps the storage
+apart (`torch_files.py`); `pickle.dump` makes it a call to torch.storage._load_from_bytes with a file of torch.save's
+legacy format that holds nothing else.
 """
 
 import io
 import struct
 from math import prod
 
-import torch
 from torch import Tensor
 
-from .inert_pickle import PERSISTENT, Name, Object, read, told
+from .inert_pickle import Object, told
 from .pdes.base import InputError
+from .torch_files import STORAGES, Stored, legacy
 
-LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-STORAGES = {
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.DoubleStorage": torch.float64,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.BoolStorage": torch.bool,
-    "torch.ByteStorage": torch.uint8,
-}
 TENSOR_NAMES = {
     *(f"torch._utils._rebuild_{what}" for what in ("tensor_v2", "parameter", "parameter_with_state")),
     *("torch.storage._load_from_bytes", "torch.nn.parameter.Parameter", "torch.Size", "torch.device"),
     *("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64", "collections.OrderedDict"),
 }
 # Before and after NumPy 2.
-NUMPY_NAMES = {"numpy.dtype", "numpy.ndarray"} | {
+NUMPY_NAMES = {"numpy.dtype", "numpy.ndarray", "_codecs.encode"} | {
     f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
 }
 NUMBERS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
@@ -52,38 +41,32 @@ def number(value: object) -> object:
     """A NumPy scalar as a Python number; anything else as it is."""
     if isinstance(value, Object) and value.name.endswith(".multiarray.scalar"):
         match value.args:
-            case (Object(name="numpy.dtype", args=(str(kind), *_)), bytes(content)) if kind in NUMBERS:
-                if len(content) == struct.calcsize("<" + NUMBERS[kind]):
+            case (Object(name="numpy.dtype", args=(str(kind), *_)), content) if kind in NUMBERS:
+                content = as_bytes(content)
+                if content is not None and len(content) == struct.calcsize("<" + NUMBERS[kind]):
                     return struct.unpack("<" + NUMBERS[kind], content)[0]
     return value
+
+
+def as_bytes(value: object) -> bytes | None:
+    """Bytes, which older pickles have as Latin-1 text that is to be encoded; None for anything else."""
+    match value:
+        case bytes():
+            return value
+        case Object(name="_codecs.encode", args=(str(text), "latin1")):
+            return text.encode("latin1", "replace")
+    return None
 
 
 def storage(value: object) -> Tensor:
     """The elements `[n]` that a storage holds. Raises InputError."""
     match value:
-        case Object(name="torch.storage._load_from_bytes", args=(bytes(content),)):
-            return _legacy_storage(content)
-    raise InputError("it has a tensor whose storage is not in torch.save's legacy format")
-
-
-def _legacy_storage(content: bytes) -> Tensor:
-    file = io.BytesIO(content)
-    magic, version, system = (read(file, frozenset()) for _ in range(3))
-    if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or table(system).get("little_endian") is not True:
-        raise InputError("it has a tensor whose storage is not in torch.save's legacy format, little-endian")
-    reference, keys = read(file, STORAGES.keys()), read(file, frozenset())
-    match reference:
-        case Object(name=name, args=(("storage", Name(kind), str(key), _, _, None),)) if (
-            (name, keys) == (PERSISTENT, [key])  # of text: what holds itself, or much, is not to be compared
-        ):
-            dtype = STORAGES[kind]
-        case _:
-            raise InputError("it has a tensor whose storage is not one whole storage")
-    count, data = file.read(8), file.read()
-    size = dtype.itemsize
-    if len(count) != 8 or len(data) != int.from_bytes(count, "little") * size or len(data) == 0:
-        raise InputError(f"it has a tensor storage of {len(data)} bytes that does not hold what it says")
-    return torch.frombuffer(bytearray(data), dtype=dtype)
+        case Object(name="torch.storage._load_from_bytes", args=(content,)):
+            content = as_bytes(content)
+            value = None if content is None else legacy(io.BytesIO(content), STORAGES.keys())
+    if not isinstance(value, Stored):
+        raise InputError("it has a tensor whose storage is not one of torch.save's")
+    return value.numbers
 
 
 def is_tensor(value: object) -> bool:

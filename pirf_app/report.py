@@ -19,6 +19,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def in_words(row: dict) -> str:
+    """The numbers in a row's equation that are not the default ones on its grid."""
+    found = row.get("parameters")
+    return get_pde(row["pde"], found).in_words(found) if found else ""
+
+
 def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -34,7 +40,7 @@ SUMMARY_FIGURES = (
     ("forward-solve error", "solve_error_median", "{:.2%}".format),
 )
 COLUMNS = {
-    "PDE": lambda r: r["pde"],
+    "PDE": lambda r: ", ".join(filter(None, (r["pde"], in_words(r)))),
     "method": lambda r: r["method"],
     "steps": lambda r: str(r["steps"]),
     "NFE": lambda r: str(r["nfe"]),
@@ -56,7 +62,8 @@ def format_table(rows: list[dict], floors: dict[str, dict] | None = None) -> str
         lines.append("| " + " | ".join(show(row) for show in COLUMNS.values()) + " |")
         last = i + 1 == len(rows) or rows[i + 1]["pde"] != row["pde"]
         if floors and last and row["pde"] in floors:
-            floor = {"pde": row["pde"], "method": "solver data", "steps": "", "nfe": ""} | floors[row["pde"]]
+            named = {key: row[key] for key in ("pde", "parameters") if key in row}
+            floor = named | {"method": "solver data", "steps": "", "nfe": ""} | floors[row["pde"]]
             lines.append("| " + " | ".join(show(floor) for show in COLUMNS.values()) + " |")
     return "\n".join(lines)
 
@@ -79,12 +86,18 @@ def format_summary(rows: list[dict]) -> str:
 
 
 def merge(reports: list[dict]) -> dict:
-    """One report of several; where two have a row or a floor for the same, the later one's counts."""
+    """One report of several; where two have a row or a floor for the same, the later one's counts. Raises InputError
+    where they are of different equations: there is one line of solver data for each."""
     rows, merged = {}, {"floors": {}}
     for report in reports:
         keys = ("pde", "resolution", "method", "steps", "solver")
-        rows |= {tuple(row.get(key, "") for key in keys): row for row in report["rows"]}
+        rows |= {(*(row.get(key, "") for key in keys), in_words(row)): row for row in report["rows"]}
         merged = report | {"floors": merged["floors"] | report["floors"]}
+    numbers: dict[str, str] = {}
+    for row in rows.values():
+        if numbers.setdefault(row["pde"], in_words(row)) != in_words(row):
+            names = " and ".join(words or "the default ones" for words in (numbers[row["pde"]], in_words(row)))
+            raise InputError(f"reports on {row['pde']} with different parameters cannot be one: {names}")
     return merged | {"rows": [rows[key] for key in sorted(rows)]}
 
 

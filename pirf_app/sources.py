@@ -33,7 +33,8 @@ class HubLibrary(Library):
         try:
             found = load_checkpoint(path, self.find_parent, entry["sha256"]).info
             said = {name: getattr(found, name) for name in NAMED} | {"size": path.stat().st_size}
-            if wrong := [name for name, value in said.items() if value != entry[name]]:
+            said |= {"parameters": found.parameters}
+            if wrong := [name for name, value in said.items() if value != entry.get(name, {})]:
                 raise CheckpointError(f"{entry['file']} has another {wrong[0]} than the manifest says")
             if wrong := [name for name, value in entry["figures"].items() if not is_figure(value)]:
                 raise CheckpointError(f"the manifest's {shown(wrong[0])} of {entry['file']} is no finite number")

@@ -131,21 +131,20 @@ def reference_path(pde_name: str, resolution: int) -> Path:
 
 
 @lru_cache(maxsize=16)
-def reference(pde_name: str, resolution: int) -> Statistics:
-    """Statistics of held-out solver data: those kept, or of 512 fields made now."""
-    path = reference_path(pde_name, resolution)
-    if path.exists():
+def reference(pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = ()) -> Statistics:
+    """Statistics of held-out solver data: those kept, or of 512 fields made now. `parameters` as `PDE.own_parameters`:
+    what is kept is of the default ones."""
+    path, pde = reference_path(pde_name, resolution), get_pde(pde_name, parameters)
+    if path.exists() and not pde.differing(resolution):
         return Statistics.load(path)
-    pde = get_pde(pde_name)
     return Statistics.of(pde, pde.generate(REFERENCE_SAMPLES, resolution, REFERENCE_SEED))
 
 
-def amplitude_range(pde_name: str, resolution: int, fields: int = 64) -> list[list[float]]:
+def amplitude_range(pde: PDE, resolution: int, fields: int = 64) -> list[list[float]]:
     """The least and the greatest standard deviation over a single field of held-out data, by channel, in units of the
     channel's; from the statistics that are kept, or of so many fields made now."""
-    if reference_path(pde_name, resolution).exists():
-        return reference(pde_name, resolution).amplitudes.T.tolist()
-    pde = get_pde(pde_name)
+    if reference_path(pde.name, resolution).exists() and not pde.differing(resolution):
+        return reference(pde.name, resolution).amplitudes.T.tolist()
     return Statistics.of(pde, pde.generate(fields, resolution, FLOOR_SEED)).amplitudes.T.tolist()
 
 

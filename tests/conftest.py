@@ -41,7 +41,7 @@ def _float32():
         yield
 
 
-_flows: dict[tuple[int, int], Tensor] = {}
+_flows: dict[tuple, Tensor] = {}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def quick_data():
 
     def generate(self, n: int, resolution: int, seed: int) -> Tensor:
         self.check_request(n, resolution, seed)
-        key = (resolution, seed)
+        key = (resolution, seed, self.own_parameters)
         if key not in _flows or len(_flows[key]) < n:
             _flows[key] = real(self, n, resolution, seed)
         return _flows[key][:n].clone()

@@ -3,6 +3,8 @@
 
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
 from types import ModuleType
@@ -209,8 +211,9 @@ def contents(network: nn.Module) -> dict:
     }
 
 
-def write_pickle(path: Path, content: object, protocol: int = 4) -> Path:
-    """`content` pickled with the helpers above under their published names, which this process then forgets."""
+@contextmanager
+def published_names() -> Iterator[None]:
+    """The helpers above are found under their published names, which this process then forgets."""
     homes = {"torch_utils.persistence": _reconstruct_persistent_obj, "dnnlib.util": EasyDict}
     modules = {name: ModuleType(name) for home in homes for name in (home.partition(".")[0], home)}
     own = {item: item.__module__ for item in homes.values()}
@@ -219,10 +222,29 @@ def write_pickle(path: Path, content: object, protocol: int = 4) -> Path:
         item.__module__ = home
     sys.modules.update(modules)
     try:
-        path.write_bytes(pickle.dumps(content, protocol))
+        yield
     finally:
         for name in modules:
             del sys.modules[name]
         for item, module in own.items():
             item.__module__ = module
+
+
+def write_pickle(path: Path, content: object, protocol: int = 4) -> Path:
+    with published_names():
+        path.write_bytes(pickle.dumps(content, protocol))
     return path
+
+
+def write_saved(path: Path, content: object, legacy: bool = False) -> Path:
+    """By torch.save."""
+    with published_names():
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def training_state(network: nn.Module) -> dict:
+    """What a training run leaves beside the published files: the network itself, and Adam's moments."""
+    moments = [{"step": torch.tensor(3.0), "exp_avg": torch.zeros_like(p)} for p in network.parameters()]
+    groups = [{"lr": 1e-3, "betas": (0.9, 0.999), "params": list(range(len(moments)))}]
+    return {"net": network, "optimizer_state": {"state": dict(enumerate(moments)), "param_groups": groups}}

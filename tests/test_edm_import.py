@@ -40,8 +40,8 @@ def test_imported_network_is_the_same_function(pde, resolution, size, tmp_path):
     assert (info.resolution, info.schedule) == (resolution, Schedule(18, 0.002, 80.0, 7.0, "heun"))
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_every_pickle_protocol_that_holds_bytes(protocol, tmp_path):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_pickle_protocol(protocol, tmp_path):
     reference = network()
     model, _ = import_edm(write_pickle(tmp_path / "net.pkl", contents(reference), protocol), "darcy")
     x, sigma = initial_noise(2, (2, 16, 16), 1), torch.tensor([0.3, 2.0])

@@ -18,7 +18,8 @@ from edm_reference import Persistent, SongUNet, contents, write_pickle
 from pirf_app import edm_import, inert_pickle
 from pirf_app.inert_pickle import Object, read
 from pirf_app.pdes import InputError
-from pirf_app.pickled_tensors import LEGACY_MAGIC, LEGACY_VERSION, storage
+from pirf_app.pickled_tensors import storage
+from pirf_app.torch_files import LEGACY_MAGIC, LEGACY_VERSION
 
 
 class Call:

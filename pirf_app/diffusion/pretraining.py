@@ -226,6 +226,7 @@ class Pretraining:
             tensors["pool"] = self.pool
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
+        meta |= {"parameters": dict(self.pde.own_parameters)}
         save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
@@ -238,6 +239,8 @@ class Pretraining:
         with of_this_version(path):
             if meta["pde"] != pde.name:
                 raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
+            if meta.get("parameters", {}) != dict(pde.own_parameters):
+                raise InputError(f"{path} is a run on {pde.name} with other parameters")
             run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
             for prefix, model in (("model.", run.model), ("ema.", run.ema)):
                 model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -259,6 +262,7 @@ class Pretraining:
             prior=self.model.prior_config.to_dict(),
             recipe={"config": asdict(config), "updates": self.update, "seconds": round(self.seconds)},
             figures=figures or {},
+            parameters=self.pde.differing(network.resolution),
         )
 
     def export(self, path: Path, figures: dict | None = None) -> str:

@@ -78,7 +78,7 @@ def estimate(base: Checkpoint, config: TuningConfig, speed: Speed) -> Estimate:
     validation = validations(config) * config.validation * speed.validation
     trainable = trainable_parameters(base)[config.trainable]
     model = sum(x.nbytes for x in base.base_denoiser.state_dict().values())
-    field = len(base.info.normalisation["mean"]) * base.info.resolution**2 * 4
+    field = len(base.problem.channels) * base.info.resolution**2 * 4
     kept = 3 if config.last_steps > 1 else 2  # state, sample, and what the solver remembers
     in_pool = 2 if config.learns_from_data else kept + 1  # a field, or a state; for a while one more, as they come
     states = (config.pool * in_pool + config.validation * (kept + 1)) * field

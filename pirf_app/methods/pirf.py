@@ -79,7 +79,7 @@ class PirfTuning(TuningLoop):
         c, (steps, chosen, k) = self.config, batch
         state, before = self.pool.state(steps, chosen[rows]), self.pool.sample[steps][chosen[rows]]
         # The solver's memory is in units of the network's output, which have no offset.
-        memory = None if state.memory is None else self.pde.transform(state.memory, k)
+        memory = None if state.memory is None else self.pde.turned_change(state.memory, k)
         ends = self.finish(State(self.pde.turned(state.x, k), memory), steps)
         reward, anchor, held, fields = self.terms(ends, self.pde.turned(before, k))
         square = residual_rms(self.pde, fields.detach()).square().mean()

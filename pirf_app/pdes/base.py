@@ -1,6 +1,8 @@
 """What a benchmark PDE must offer, and the registry that finds it by name."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +63,16 @@ class Channel:
     basis: tuple[str, str] = ("cosine", "cosine")
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A number in an equation that a checkpoint may have its own of, and what it is called in a formula."""
+
+    name: str
+    symbol: str
+    low: float
+    high: float
+
+
 class PDE(ABC):
     """One benchmark: data, residual, solver and conservation law in the same discretisation.
 
@@ -91,6 +103,53 @@ class PDE(ABC):
     row_waves: tuple[float, ...] = ()
     # How many fields to train on where the solver is too slow for an endless stream of fresh ones.
     training_pool: int | None = None
+
+    # Of the networks that others have published (None: there are none): the normalisation, as `in_units` takes it, and
+    # the parameters of their equation.
+    published_scaling: dict | None = None
+    published_parameters: Mapping[str, float] = {}
+    # The numbers in the equation that are not the same for every checkpoint, and those that were given to this one.
+    adjustable: tuple[Parameter, ...] = ()
+    own_parameters: tuple[tuple[str, float], ...] = ()
+
+    def default_parameters(self, resolution: int) -> dict[str, float]:
+        """The adjustable numbers by name, where nobody gives others, for data on a grid of that size."""
+        return {}
+
+    def parameters(self, resolution: int) -> dict[str, float]:
+        """The adjustable numbers by name: those given, else the default ones on a grid of that size."""
+        return self.default_parameters(resolution) | dict(self.own_parameters)
+
+    def with_parameters(self, values: Mapping[str, float]) -> "PDE":
+        """This benchmark with other numbers in its equation on every grid; itself where none are given. Raises
+        InputError for a number that the equation has not, or that is out of range."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"the parameters of {self.name} must be a table of numbers, not {shown(values)}")
+        known = {parameter.name: parameter for parameter in self.adjustable}
+        if unknown := [name for name in values if name not in known]:
+            names = ", ".join(known) or "none"
+            raise InputError(f"{self.name} has no parameter {shown(unknown[0])}: it has {names}")
+        if not values:
+            return self
+        made = copy(self)
+        given = {k: float(check_number(k, v, known[k].low, known[k].high)) for k, v in values.items()}
+        made.own_parameters = tuple(sorted(given.items()))
+        return made
+
+    def differing(self, resolution: int) -> dict[str, float]:
+        """The numbers given that are not the default ones on a grid of that size: what a checkpoint keeps."""
+        default = self.default_parameters(resolution)
+        return {name: value for name, value in self.own_parameters if value != default[name]}
+
+    def in_words(self, parameters: Mapping[str, float]) -> str:
+        """Adjustable numbers as in a formula, "Re = 1000"."""
+        symbols = {parameter.name: parameter.symbol for parameter in self.adjustable}
+        return ", ".join(f"{symbols[name]} = {value:g}" for name, value in parameters.items())
+
+    @property
+    def full_title(self) -> str:
+        """The title, with the numbers that were given."""
+        return ", ".join(filter(None, (self.title, self.in_words(dict(self.own_parameters)))))
 
     # How many channels `hints` has in all.
     hint_channels: int = 0
@@ -166,6 +225,10 @@ class PDE(ABC):
         """`transform` of normalised fields."""
         return self.transform(x, k)
 
+    def turned_change(self, x: Tensor, k: int) -> Tensor:
+        """`transform` of the difference of two normalised fields, in which no offset is left."""
+        return self.transform(x, k)
+
     def interior(self, field: Tensor) -> Tensor:
         """The part of a `[n, h, w]` map where the equation holds."""
         return field
@@ -196,6 +259,9 @@ class PDE(ABC):
     def normalisation(self) -> dict:
         """The constants of `normalise`, as a checkpoint keeps them: it fits no other."""
         return {"mean": [c.mean for c in self.channels], "std": [c.std for c in self.channels]}
+
+    # What the arrays of published data sets are called, by channel.
+    published_names: Mapping[str, tuple[str, ...]] = {}
 
     # What `reinterpreted` is a share of, and how those are read: the end of a sentence.
     reinterpretation: str = "the inputs are read as other values"
@@ -236,11 +302,11 @@ def register(cls: type[PDE]) -> type[PDE]:
     return cls
 
 
-def get_pde(name: str) -> PDE:
-    """The PDE registered as `name`. Raises InputError, naming those there are."""
+def get_pde(name: str, parameters: Mapping[str, float] | Iterable[tuple[str, float]] = ()) -> PDE:
+    """The PDE registered as `name`, `with_parameters`. Raises InputError, naming those there are."""
     if not isinstance(name, str) or name not in _REGISTRY:
         raise InputError(f"unknown PDE {shown(name)}: choose one of {', '.join(_REGISTRY)}")
-    return _REGISTRY[name]
+    return _REGISTRY[name].with_parameters(dict(parameters) if isinstance(parameters, tuple) else parameters)
 
 
 def pde_names() -> list[str]:

@@ -78,6 +78,7 @@ class Burgers(PDE):
     view = "space-time"
     row_waves = (0.5,)
     symmetries = 16
+    published_scaling = {"offset": [0.0], "scale": [1.415]}
     channels = (Channel("u", "velocity u", "1", mean=0.0, std=0.2, is_input=False, basis=("cosine", "fourier")),)
 
     def generate(self, n: int, resolution: int, seed: int) -> Tensor:

@@ -68,6 +68,8 @@ class Darcy(PDE):
     reinterpretation = "the permeability is near neither 3 nor 12, and was read as the one that is nearer"
     symmetries = 8
     mean_operator = True
+    published_names = {"a": ("thresh_a_data",), "u": ("thresh_p_data",)}
+    published_scaling = {"offset": [7.5, 0.00782609], "scale": [5.0, 0.00869565]}
     channels = (
         Channel("a", "permeability a", "1", mean=7.5, std=4.5, is_input=True, positive=True),
         Channel("u", "pressure u", "1", mean=0.0058, std=0.0039, is_input=False, positive=True, basis=("sine", "sine")),

@@ -18,6 +18,7 @@ class Helmholtz(Poisson):
     boundary = "u = 0 and f = 0 on the edge"
     conservation = "the flux into each of 4 x 4 squares is the total of f − u in it"
     conservation_short = "flux = f − u"
+    published_scaling = {"offset": [0.0, 0.0], "scale": [2.15, 0.028]}
     channels = (
         Channel("f", "source f", "1", mean=0.0, std=0.276, is_input=True, basis=("cosine-inner", "cosine-inner")),
         Channel("u", "solution u", "1", mean=0.0, std=0.0042, is_input=False, basis=("sine-vertices", "sine-vertices")),

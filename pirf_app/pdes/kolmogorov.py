@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import PDE, Channel, InputError, register
+from .base import PDE, Channel, InputError, Parameter, register
 from .random_fields import SOLVER_DATA, generator
 from .stencils import shares
-from .vorticity import DRAG, DT, FORCING, WAVE, all_waves, reynolds, simulator
+from .vorticity import DRAG, DT, FORCING, WAVE, Simulator, Waves, all_waves, reynolds, simulator
 
 # Samples along a trajectory, one unit of time from each to the next.
 SNAPSHOTS = 32
@@ -50,7 +50,6 @@ class Kolmogorov(PDE):
     name = "kolmogorov"
     title = "Kolmogorov flow"
     equation = r"\omega_t + \mathbf{u}\cdot\nabla\omega = \nabla^2\omega/Re - 0.1\,\omega - 4\cos 4y"
-    domain = "square of side 2 pi, y, x = 2 pi i/N; frames 1/32 apart; Re 100 up to N = 64, 250 up to 128, else 1000"
     boundary = "periodic"
     conservation = "the circulation round each of 8 x 8 squares changes by what flows in, and so does the energy"
     conservation_short = "circulation, energy"
@@ -65,11 +64,31 @@ class Kolmogorov(PDE):
         Channel(f"w{i}", f"vorticity at frame {i}", "1", mean=0.0, std=3.64, is_input=i == 1, basis=("fourier",) * 2)
         for i in (1, 2, 3)
     )
+    adjustable = (Parameter("reynolds", "Re", 1.0, 1e6),)
+    published_scaling = {"offset": [0.0] * 3, "scale": [12.0] * 3, "transposed": True}
+    published_parameters = {"reynolds": 1000.0}
     # What `normalise` divides by twice: frame 1 by its standard deviation at 64 (Re = 100); the change w3 - w1, and by
     # how much w2 differs from the mean of w1 and w3, by so much that the noise hides them until the last step. They
     # follow from frame 1; made visible sooner, each would be drawn before the small vortices that it depends on.
     SCALES = (3.64, 36.0, 36.0)
     CHANGE = 0.303  # standard deviation of w3 - w1
+
+    @property
+    def domain(self) -> str:
+        number = self.in_words(dict(self.own_parameters)) or "Re 100 up to N = 64, 250 up to 128, else 1000"
+        return f"square of side 2 pi, y, x = 2 pi i/N; frames 1/32 apart; {number}"
+
+    def default_parameters(self, resolution: int) -> dict[str, float]:
+        return {"reynolds": reynolds(resolution)}
+
+    def reynolds(self, resolution: int) -> float:
+        return self.parameters(resolution)["reynolds"]
+
+    def waves(self, resolution: int) -> Waves:
+        return all_waves(resolution, self.reynolds(resolution))
+
+    def simulator(self, resolution: int) -> Simulator:
+        return simulator(resolution, self.reynolds(resolution))
 
     def check_request(self, n: int, resolution: int, seed: int) -> None:
         super().check_request(n, resolution, seed)
@@ -82,7 +101,7 @@ class Kolmogorov(PDE):
         parts = []
         for start in range(0, n, SNAPSHOTS):
             rng = generator(seed, SOLVER_DATA, start // SNAPSHOTS)
-            part = simulator(resolution).trajectory(rng, min(SNAPSHOTS, n - start))
+            part = self.simulator(resolution).trajectory(rng, min(SNAPSHOTS, n - start))
             parts.append(torch.from_numpy(part.astype(np.float32)))
         return torch.cat(parts)
 
@@ -90,10 +109,10 @@ class Kolmogorov(PDE):
         """Frames 2 and 3 simulated from frame 1; what it has above the solver's wavenumbers decays."""
         self.check_solvable(fields)
         first = fields[:, 0].detach().cpu().double().numpy()
-        sim = simulator(fields.shape[-1])
+        sim = self.simulator(fields.shape[-1])
         low = sim.transform(first)
         high = torch.from_numpy(first - sim.field(low))
-        decay = torch.from_numpy(np.exp(all_waves(sim.n).linear * DT))
+        decay = torch.from_numpy(np.exp(self.waves(sim.n).linear * DT))
         after = [torch.fft.irfft2(decay**i * torch.fft.rfft2(high), s=high.shape[-2:]) for i in (1, 2)]
         frames = [torch.from_numpy(sim.field(v)) + rest for v, rest in zip(sim.frames(low)[1:], after, strict=True)]
         return torch.stack([fields[:, 0], *(frame.to(fields) for frame in frames)], 1)
@@ -106,7 +125,7 @@ class Kolmogorov(PDE):
 
     def right_hand_side(self, w: Tensor) -> Tensor:
         """lap w / Re - 0.1 w - 4 cos 4y - u . grad w of `[..., N, N]`, as in the solver."""
-        waves, n = all_waves(w.shape[-1]), w.shape[-1]
+        waves, n = self.waves(w.shape[-1]), w.shape[-1]
         arrays = waves.linear, waves.curl, waves.kept, waves.force
         linear, curl, kept, force = (torch.from_numpy(part).to(w) for part in arrays)
         v = torch.fft.rfft2(w)
@@ -116,7 +135,7 @@ class Kolmogorov(PDE):
 
     def velocity(self, v: Tensor) -> Tensor:
         """Velocity along x and y `[..., 2, N, N]` of the vorticity with real transform v."""
-        waves = torch.from_numpy(all_waves(v.shape[-2]).velocity).to(v)
+        waves = torch.from_numpy(self.waves(v.shape[-2]).velocity).to(v)
         return torch.fft.irfft2(waves * v.unsqueeze(-3), s=(v.shape[-2],) * 2)
 
     def residual(self, fields: Tensor) -> Tensor:
@@ -133,8 +152,8 @@ class Kolmogorov(PDE):
         n, fine = fields.shape[-1], refined(fields[:, 1])
         x, y = self.velocity(torch.fft.rfft2(fine)).unbind(-3)
         (w_x, w_xx), (w_y, w_yy) = differences(fine, -1), differences(fine, -2)
-        kept = torch.from_numpy(all_waves(n).kept).to(fields)
-        linear = coarse_waves((w_xx + w_yy) / reynolds(n) - DRAG * fine)
+        kept = torch.from_numpy(self.waves(n).kept).to(fields)
+        linear = coarse_waves((w_xx + w_yy) / self.reynolds(n) - DRAG * fine)
         r = torch.fft.irfft2(linear - kept * coarse_waves(x * w_x + y * w_y), s=(n, n))
         force = FORCING * torch.cos(2 * np.pi * WAVE / n * torch.arange(n, dtype=torch.float64)).to(fields)
         return (fields[:, 2] - fields[:, 0]) / (2 * DT) - r + force[:, None]
@@ -142,7 +161,7 @@ class Kolmogorov(PDE):
     def paper_residual(self, fields: Tensor) -> Tensor:
         """Spectral at the middle frame, products on the grid itself, and the central difference in time."""
         self.check_fields(fields)
-        waves, w, n = all_waves(fields.shape[-1]), fields[:, 1], fields.shape[-1]
+        waves, w, n = self.waves(fields.shape[-1]), fields[:, 1], fields.shape[-1]
         linear, force = (torch.from_numpy(p).to(w) for p in (waves.linear, waves.force))
         v = torch.fft.rfft2(w)
         gradient = torch.fft.irfft2(torch.from_numpy(waves.gradient).to(v) * v.unsqueeze(-3), s=(n, n))
@@ -161,11 +180,11 @@ class Kolmogorov(PDE):
         the mean vorticity, which must be zero, over the RMS, in the worst frame."""
         self.check_fields(fields)
         n, dims = fields.shape[-1], (-2, -1)
-        inverse, force = (torch.from_numpy(p).to(fields) for p in (all_waves(n).inverse, all_waves(n).force))
+        inverse, force = (torch.from_numpy(p).to(fields) for p in (self.waves(n).inverse, self.waves(n).force))
         stream = torch.fft.irfft2(inverse * torch.fft.rfft2(fields), s=(n, n))
         energy = (stream * fields).mean(dims) / 2
         work = (stream * torch.fft.irfft2(force, s=(n, n))).mean(dims)
-        lost = fields.var(dims, correction=0) / reynolds(n) + 2 * DRAG * energy
+        lost = fields.var(dims, correction=0) / self.reynolds(n) + 2 * DRAG * energy
         over_time = DT / 3 * torch.tensor([1.0, 4.0, 1.0]).to(fields)
         gap = (energy[:, 2] - energy[:, 0] - (work - lost) @ over_time).abs()
         mean = fields.mean(dims).abs() / fields.square().mean(dims).sqrt().clamp_min(1e-6)

@@ -32,6 +32,7 @@ class Poisson(PDE):
     conservation_short = "flux = source"
     vertices = (True, True)
     symmetries = 8
+    published_scaling = {"offset": [0.0, 0.0], "scale": [2.5, 0.0273973]}
     channels = (
         Channel("f", "source f", "1", mean=0.0, std=0.29, is_input=True),
         Channel("u", "solution u", "1", mean=0.0, std=0.0042, is_input=False, basis=("sine-vertices", "sine-vertices")),

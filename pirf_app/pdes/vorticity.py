@@ -32,11 +32,12 @@ def frame_substeps(resolution: int) -> int:
 
 
 class Waves:
-    """The operators on an N-point grid as arrays over the wavenumbers of the real transform, `[N, columns]`.
+    """The operators on an N-point grid as arrays over the wavenumbers of the real transform, `[N, columns]`, at a
+    Reynolds number.
 
     `columns` are the first ones kept along x: (N-1)//3 + 1 in the solver, all N//2 + 1 in the residuals."""
 
-    def __init__(self, resolution: int, columns: int):
+    def __init__(self, resolution: int, columns: int, number: float):
         n, k = resolution, kept_modes(resolution)
         ky, kx = np.meshgrid(np.fft.fftfreq(n, 1 / n), np.arange(columns), indexing="ij")
         squared = kx**2 + ky**2
@@ -46,24 +47,25 @@ class Waves:
         dy, dx = 1j * ky * (2 * np.abs(ky) < n), 1j * kx * (2 * kx < n)
         self.kept, self.inverse, self.gradient = kept, inverse, np.stack([dx, dy])
         self.velocity = np.stack([dy, -dx]) * inverse
-        self.linear = -squared / reynolds(n) - DRAG
+        self.linear = -squared / number - DRAG
         # Advection is curl div (u u), from two products: u v and v^2 - u^2 (Basdevant, J. Comput. Phys. 50, 1983).
         self.curl = np.stack([kx**2 - ky**2, kx * ky]) * kept
         self.force = np.zeros((n, columns))
         self.force[[WAVE, -WAVE], 0] = -FORCING * n**2 / 2
 
 
-@lru_cache(maxsize=4)
-def all_waves(resolution: int) -> Waves:
-    return Waves(resolution, resolution // 2 + 1)
+@lru_cache(maxsize=8)
+def all_waves(resolution: int, number: float) -> Waves:
+    return Waves(resolution, resolution // 2 + 1, number)
 
 
 class Simulator:
-    """The dealiased solver on an N-point grid; states are transforms `[..., N, (N-1)//3 + 1]` complex128."""
+    """The dealiased solver on an N-point grid at a Reynolds number; states are transforms `[..., N, (N-1)//3 + 1]`
+    complex128."""
 
-    def __init__(self, resolution: int):
-        self.n, self.columns = resolution, kept_modes(resolution) + 1
-        self.waves = Waves(resolution, self.columns)
+    def __init__(self, resolution: int, number: float):
+        self.n, self.columns, self.number = resolution, kept_modes(resolution) + 1, number
+        self.waves = Waves(resolution, self.columns, number)
         self.velocity = self.waves.velocity * self.waves.kept
         self.steppers: dict[int, Etdrk4] = {}
 
@@ -104,7 +106,7 @@ class Simulator:
     def random_state(self, rng: np.random.Generator) -> np.ndarray:
         """Random vorticity of standard deviation 3.8, the steady regime's, at wavenumbers about 4."""
         v = self.transform(rng.standard_normal((self.n, self.n)))
-        v *= np.exp((self.waves.linear + DRAG) * reynolds(self.n) / 32) * (self.waves.inverse > 0)
+        v *= np.exp((self.waves.linear + DRAG) * self.number / 32) * (self.waves.inverse > 0)
         return v * 3.8 / self.field(v).std()
 
     def trajectory(self, rng: np.random.Generator, snapshots: int) -> np.ndarray:
@@ -122,6 +124,7 @@ class Simulator:
         return np.stack(samples)
 
 
-@lru_cache(maxsize=4)
-def simulator(resolution: int) -> Simulator:
-    return Simulator(resolution)
+@lru_cache(maxsize=8)
+def simulator(resolution: int, number: float | None = None) -> Simulator:
+    """At a Reynolds number (None: the one that the grid resolves)."""
+    return Simulator(resolution, number or reynolds(resolution))

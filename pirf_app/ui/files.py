@@ -23,6 +23,8 @@ def export(comparison: Comparison, folder: Path) -> list[str]:
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("npz", "png", "csv")]
     write_npz(comparison, paths[0])
     grid = still(shown_sample(comparison, 0))
-    paths[1].write_bytes(png_grid(grid, parts.describe(comparison.settings), comparison.sentence))
+    paths[1].write_bytes(
+        png_grid(grid, parts.describe(comparison.settings, benchmark=comparison.benchmark), comparison.sentence)
+    )
     write_csv(comparison, paths[2])
     return [str(path) for path in paths]

@@ -66,11 +66,11 @@ def measured_at(figures: dict) -> str:
     return f"<small>at {steps} steps</small>" if isinstance(steps, int) and not isinstance(steps, bool) else ""
 
 
-def title(pde: str) -> str:
+def title(entry: dict) -> str:
     try:
-        return get_pde(pde).title
+        return get_pde(entry["pde"], entry.get("parameters", {})).full_title
     except InputError:  # an entry that a hand wrote into a manifest
-        return pde
+        return entry["pde"]
 
 
 def row(entry: dict, names: dict[str, str]) -> str:
@@ -78,7 +78,7 @@ def row(entry: dict, names: dict[str, str]) -> str:
     own = entry["method"].startswith(OWN)
     cells = [
         escape(entry["name"]),
-        escape(title(entry["pde"])),
+        escape(title(entry)),
         escape(method_title(entry["kind"] if own else entry["method"].partition("@")[0])),
         f"{entry['resolution']}²",
         escape(entry.get("source", BUNDLED)),

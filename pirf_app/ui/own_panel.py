@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from ..pdes import get_pde
 from ..pdes.base import InputError
 from . import parts
 from .compare_controls import CompareControls
@@ -57,7 +56,7 @@ class OwnPanel:
             model = take_upload(file, models, self.lanes)
         except InputError as error:
             return {self.told: parts.problem(error)}
-        where = f"{get_pde(model.info.pde).title} at {model.info.resolution}x{model.info.resolution}"
+        where = f"{model.info.benchmark.full_title} at {model.info.resolution}x{model.info.resolution}"
         text = f'<div class="caption">{model.name}: {where}, checked and ready in the Compare tab.</div>'
         return {self.told: text, self.model: gr.update(**self.choices(models, model.name))}
 

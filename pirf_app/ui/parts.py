@@ -4,7 +4,7 @@ from html import escape
 
 from ..comparison import Comparison, Preview, Settings
 from ..evaluation import SAME
-from ..pdes import get_pde
+from ..pdes import PDE, get_pde
 from ..wording import method_title, percent
 from .figures import BARS, CAPTION, GAP, LEFT, RIGHT, TICKS, panel_size
 from .panels import Grid, grids, picture_url, shown_sample
@@ -86,10 +86,11 @@ def progress(event: Preview, methods: int, seconds: float) -> str:
     return bar(f"{text} · {seconds:.1f} s", event.step, event.steps)
 
 
-def describe(settings: Settings, steps: bool = True) -> str:
-    """Settings in words, with or without the step count."""
+def describe(settings: Settings, steps: bool = True, benchmark: PDE | None = None) -> str:
+    """Settings in words, with or without the step count; `benchmark` is what their models solve, if that is known."""
     samples = "1 sample" if settings.n == 1 else f"{settings.n} samples"
-    parts = [get_pde(settings.pde).title, *([f"{settings.steps} steps"] if steps else []), samples]
+    title = (benchmark or get_pde(settings.pde)).full_title
+    parts = [title, *([f"{settings.steps} steps"] if steps else []), samples]
     parts += [f"seed {settings.seed}"]
     parts += [f"{settings.resolution} × {settings.resolution}"] if settings.resolution else []
     parts += [f"{k} {v:g}" for k in ("sigma_min", "sigma_max", "rho") if (v := getattr(settings, k)) is not None]
@@ -107,8 +108,9 @@ def caption(comparison: Comparison, precomputed: bool) -> str:
     width = grid_width(grids(shown_sample(comparison, 0))[0], "stage")
     tag = '<span class="tag">Precomputed</span>' if precomputed else ""
     tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
-    told = f"{describe(comparison.settings)} · {comparison.results[0].row['precision']}"
-    return f'{width}<div class="caption">{tag}<strong>{escape(told)}</strong>{tail}</div>'
+    told = describe(comparison.settings, benchmark=comparison.benchmark)
+    told = escape(f"{told} · {comparison.results[0].row['precision']}")
+    return f'{width}<div class="caption">{tag}<strong>{told}</strong>{tail}</div>'
 
 
 def sentence(comparison: Comparison) -> str:

@@ -20,8 +20,8 @@ class Sketch:
     """Turns previews into the grid of the sample on show, on scales that stay put from step to step."""
 
     def __init__(self, settings: Settings, sample: int, view: int = 0):
-        self.settings, self.sample, self.pde = settings, min(sample, settings.n - 1), get_pde(settings.pde)
-        self.view = view
+        self.settings, self.sample, self.view = settings, min(sample, settings.n - 1), view
+        self.pde = get_pde(settings.pde)
         self.rows: dict[str, tuple] = {}
         self.top = None
         self.step, self.cost, self.next = 0, 0.0, 0.0
@@ -33,6 +33,7 @@ class Sketch:
             self.step, self.cost = event.step, 0.0
         if event.step != self.step or not np.isfinite(event.fields).all():
             return False
+        self.pde = get_pde(self.settings.pde, event.parameters)
         fields = torch.from_numpy(event.fields[self.sample][None])
         residual = self.pde.residual(fields)
         size = rms(self.pde.interior(residual)).item()

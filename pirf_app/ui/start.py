@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+from ..checkpoints import CheckpointInfo
 from ..comparison import data_floors
 from ..library import Library
 from ..methods.finetuning import command_line
@@ -34,15 +35,19 @@ def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> di
     return {"choices": [(method_title(m), m) for m in known], "value": value}
 
 
-def references(library: Library, pde: str, resolution: int, method: str) -> dict[str, list[tuple[str, float]]]:
-    """Levels to hold a run against: what the bundled checkpoint of the method reached, and the floor of solver data."""
+def references(library: Library, base: CheckpointInfo, method: str) -> dict[str, list[tuple[str, float]]]:
+    """Levels to hold a run from `base` against: what the bundled checkpoint of the method reached on the same equation,
+    and the floor of solver data."""
     found: dict[str, list[tuple[str, float]]] = {"residual": [], "error": []}
+    wanted = {"parameters": {}} | base.label | {"method": method}
     for entry in library.manifest():
-        if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
+        if all(entry.get(key, {}) == value for key, value in wanted.items()):
             for name, figure in (("residual", "residual_rms"), ("error", "solve_error_median")):
                 if entry["figures"].get(figure):
                     found[name].append((f"bundled {method_title(method)}", entry["figures"][figure]))
-    found["residual"].append(("data floor", data_floors(pde, resolution)["residual_rms"]))
+    found["residual"].append(
+        ("data floor", data_floors(base.pde, base.resolution, base.benchmark.own_parameters)["residual_rms"])
+    )
     return found
 
 
@@ -58,7 +63,7 @@ def prepare(
     """The run that is asked for, ready to work, as the visitor's run in place of the previous one, whose files go.
     Raises InputError, with a reason, if it cannot be."""
     check_idle(visitor)
-    library, problem, kind = visitor.models, get_pde(pde), find_method(method)
+    library, kind = visitor.models, find_method(method)
     if begin not in beginnings(library, pde):
         known = ", ".join(beginnings(library, pde)) or "none yet"
         raise InputError(f"a run cannot start from {shown(begin)}: choose {known}")
@@ -67,13 +72,15 @@ def prepare(
     name = library.free_name(check_name(name or f"{pde}-{method}"))
     config = recipes.recipe(base, method, values)
     recipes.check(base, method, config)
-    levels = recipes.lanes.do(lambda: references(library, pde, base.info.resolution, method))
+    levels = recipes.lanes.do(lambda: references(library, base.info, method))
     file = f"{begin.removeprefix(OWN)}.safetensors" if begin.startswith(OWN) else None
     folder = visitor.folder / uuid4().hex
     run = TrainingRun(
         name=name,
         pde=pde,
-        words=" · ".join([problem.title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]),
+        words=" · ".join(
+            [base.info.benchmark.full_title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]
+        ),
         base=base,
         method=method,
         config=config,

@@ -76,7 +76,7 @@ def precomputed(pde: str) -> str:
 
 def computed(latest: Comparison, rows: Sequence[dict]) -> str:
     """The figures of a sweep so far; of its settings everything but the step count is shown."""
-    name = escape(parts.describe(latest.settings, steps=False))
+    name = escape(parts.describe(latest.settings, False, latest.benchmark))
     return f'<div class="caption"><strong>{name}</strong></div>{charts(rows, latest.floors)}'
 
 

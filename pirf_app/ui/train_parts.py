@@ -4,7 +4,6 @@ from html import escape
 
 from ..evaluation import SAME
 from ..methods.finetuning import Estimate
-from ..pdes import get_pde
 from ..pdes.stencils import rms
 from ..wording import duration, percent
 from .history import History, precise
@@ -127,7 +126,7 @@ def verdict(run: TrainingRun) -> str:
 
 def samples_grid(run: TrainingRun) -> Grid | None:
     """The sample on show before and after, on scales that do not move during the run; None while there is none."""
-    pde, pair = get_pde(run.pde), run.samples
+    pde, pair = run.base.info.benchmark, run.samples
     if not pair:
         return None
     sample = min(run.sample, len(pair[0]) - 1)
