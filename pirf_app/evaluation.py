@@ -93,7 +93,8 @@ def unconverged(row: dict, floor: dict) -> str | None:
     ):
         if not THINNEST * least <= amplitude <= WIDEST * greatest:
             off = max(amplitude, 1 / max(amplitude, 1e-30))
-            found.append((off, f"not converged: amplitude of {channel.title} {amplitude:.2g} times the data's"))
+            times = f"{amplitude:.0f}" if amplitude >= 10 else f"{amplitude:.2g}"
+            found.append((off, f"not converged: amplitude of {channel.title} {times} times the data's"))
     return max(found)[1] if found else None
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .evaluation import CLOSED, boundary_rounding, figures, floors, residual_rms, unconverged
@@ -62,19 +64,24 @@ def measure_fields(pde: PDE, fields: Tensor) -> FieldCheck:
     """Measures `fields [n, c, N, N]` (physical units). Samples that cannot be measured are left out and named. Raises
     InputError where none is left."""
     good, bad = split_samples(fields, pde)
-    if not good:
-        raise InputError(f"there is no sample that can be measured: sample {bad[0][0]}: {bad[0][1]}")
-    resolution = fields.shape[-1]
-    fields = fields[good].float()
+    _check_some(good, bad)
+    resolution, fields = fields.shape[-1], fields[good].float()
     pde.check_request(len(good), resolution, 0)
-    solution = pde.solve(fields)
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        solution = pde.solve(fields)
     each = {
         "residual_rms": residual_rms(pde, fields),
         "solve_error": pde.solve_error(fields, solution),
         "boundary_rms": pde.boundary_violation(fields),
         "balance": pde.balance(fields),
     }
-    samples = [{"sample": k} | {name: x[i].item() for name, x in each.items()} for i, k in enumerate(good)]
+    finite = torch.stack(list(each.values())).isfinite().all(0)
+    bad += [
+        (k, "its values are so large that the solver overflows") for k, ok in zip(good, finite, strict=True) if not ok
+    ]
+    samples = [{"sample": k} | {name: x[i].item() for name, x in each.items()} for i, k in enumerate(good) if finite[i]]
+    good, fields, solution = [one["sample"] for one in samples], fields[finite], solution[finite]
+    _check_some(good, bad)
     row = {"pde": pde.name, "resolution": resolution, "n": len(good)} | figures(pde, fields)
     floor = floors(pde.name, resolution, FLOOR_SAMPLES, pde.own_parameters) | {
         "boundary_rounding": boundary_rounding(pde)
@@ -82,9 +89,15 @@ def measure_fields(pde: PDE, fields: Tensor) -> FieldCheck:
     return FieldCheck(row, samples, floor, bad, list(_notes(pde, row, floor, samples)), fields, solution)
 
 
+def _check_some(good: list[int], bad: list[tuple[int, str]]) -> None:
+    if not good:
+        raise InputError(f"there is no sample that can be measured: sample {bad[0][0]}: {bad[0][1]}")
+
+
 def _notes(pde: PDE, row: dict, floor: dict, samples: list[dict]):
     if far := unconverged(row, floor):
-        yield f"These do not look like {pde.title} fields in physical units ({far}): is another scaling meant?"
+        off = far.removeprefix("not converged: ")
+        yield f"These do not look like {pde.title} fields in physical units ({off}): is another scaling meant?"
     if row["reinterpreted"] > REINTERPRETED:
         yield f"{percent(row['reinterpreted'])} of {pde.reinterpretation}."
     broken = [str(one["sample"]) for one in samples if one["balance"] > CLOSED]

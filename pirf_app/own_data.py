@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from .pdes import PDE, InputError
@@ -21,8 +22,8 @@ from .sizes import megabytes
 MAX_BYTES = 2 * 10**9  # of an array
 ENDINGS = (".npz", ".npy", ".mat", ".h5", ".hdf5")
 HDF5 = b"\x89HDF\r\n\x1a\n"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, MemoryError)
-UNREADABLE += (zipfile.BadZipFile, zlib.error, struct.error, OverflowError, RecursionError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, NotImplementedError, RuntimeError, MemoryError)
+UNREADABLE += (MatReadError, zipfile.BadZipFile, zlib.error, struct.error, OverflowError, RecursionError)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -122,6 +123,8 @@ def read_fields(
     arrays, name = read_arrays(path), Path(path).name
     fields = _arranged(arrays, pde, dict(keys or {}), name)
     pde.check_fields(fields)
+    if len(fields) == 0:
+        raise InputError(f"{name} holds no sample")
     if fields.shape[-1] < pde.min_resolution:
         raise InputError(
             f"{name} has fields of {fields.shape[-1]}x{fields.shape[-1]}; {pde.name} needs {pde.min_resolution}"
