@@ -31,6 +31,7 @@ MAX_HEADER = 2**20  # bytes of names, shapes and metadata: as Python objects the
 ELSEWHERE = (".pkl", ".pt", ".pth")  # files of other code bases, which are imported first
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
+INHERITED = ("pde", "network", "prior", "normalisation", "parameters")  # what a tuned checkpoint has from its parent
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
@@ -222,8 +223,7 @@ def load_checkpoint(
         parent = find_parent(info.parent)
         if not isinstance(parent.denoiser, Denoiser):
             raise CheckpointError(f"{path.name} continues a tuned checkpoint; its parent must be a base one")
-        shared = ("pde", "network", "prior", "normalisation", "parameters")
-        if any(getattr(info, k) != getattr(parent.info, k) for k in shared):
+        if any(getattr(info, k) != getattr(parent.info, k) for k in INHERITED):
             raise CheckpointError(f"{path.name} does not fit its parent {parent.info.title}")
         tensors = _read_tensors(path, parent.denoiser.state_dict(), whole=False)
         model = TunedDenoiser(parent.denoiser, float(info.handover))

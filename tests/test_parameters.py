@@ -5,6 +5,7 @@ import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tiny_runs import SMALL
 
 from pirf_app import cards, evaluation, statistics
 from pirf_app.checkpoints import KEY, load_checkpoint, read_info, save_checkpoint
-from pirf_app.comparison import Settings, compare, data_floors, last, measure
+from pirf_app.comparison import Preview, Settings, compare, data_floors, last, measure
 from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining, network_for
 from pirf_app.evaluation import evaluate, floors, residual_rms
 from pirf_app.library import Library
@@ -29,6 +30,9 @@ from pirf_app.pdes import InputError, get_pde
 from pirf_app.pdes.vorticity import FORCING
 from pirf_app.report import format_table, merge
 from pirf_app.ui import models_table, parts
+from pirf_app.ui.sketch import Sketch
+from pirf_app.ui.start import references
+from pirf_app.ui.train_parts import samples_grid
 
 RE = {"reynolds": 1000.0}
 pytestmark = pytest.mark.usefixtures("quick_data")
@@ -194,6 +198,25 @@ def test_floors_of_a_comparison_and_what_the_page_says(pair, monkeypatch):
     assert result.floors != data_floors("kolmogorov", 16)
     assert "Kolmogorov flow, Re = 1000" in parts.caption(result, precomputed=False)
     assert result.benchmark.parameters(16) == RE
+
+
+def test_the_page_measures_what_it_shows_by_it(pair):
+    """The preview while sampling, and the levels beside the curves of a run."""
+    settings = Settings("kolmogorov", ("base",), 3, 4, 0, resolution=16)
+    sketch = Sketch(settings, 0)
+    assert sketch.add(Preview("base", 1, 3, 1, 1.0, flow().numpy(), RE))
+    (row,) = sketch.rows.values()
+    assert row[3] < 1e-3
+    base = pair.load("kolmogorov", "base", 16).info
+    floor = data_floors("kolmogorov", 16, tuple(RE.items()))["residual_rms"]
+    assert references(pair, base, "pirf")["residual"] == [("bundled PIRF", 1.5), ("data floor", floor)]
+    ((name, other),) = references(pair, replace(base, parameters={}), "pirf")["residual"]
+    assert (name, other) == ("data floor", data_floors("kolmogorov", 16)["residual_rms"])
+    assert other != floor
+    run = SimpleNamespace(base=pair.load("kolmogorov", "base", 16), samples=(flow(), flow()), sample=0)
+    grid = samples_grid(run)
+    (residuals,) = (column.captions for column in grid.columns if "residual" in column.title)
+    assert all(float(text.split()[1]) < 1e-3 for text in residuals)
 
 
 def test_different_equations_are_not_compared(pair, tiny_library, folder, pair_files, capsys):

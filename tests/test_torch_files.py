@@ -232,13 +232,29 @@ def test_end_of_an_archive_that_lies(tmp_path):
 
 
 def test_the_same_bytes_are_not_many_storages(tmp_path):
-    """A small file whose directory lists one large part again and again must not become gigabytes."""
+    """A small file must not become gigabytes: its directory lists parts that lie within one another, each with a header
+    of its own, as if they were beside one another."""
+    headers, names = [], [f"net/data/{i}" for i in range(100)]
+    for i, name in enumerate(names):
+        with zipfile.ZipFile(tmp_path / "part.zip", "w") as archive:
+            archive.writestr(name, b"")
+        headers.append((tmp_path / "part.zip").read_bytes()[: 30 + len(name)])
+        assert headers[i].endswith(name.encode())
+    inner, size = b"".join(headers[1:]) + bytes(10**5), {}
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
         archive.writestr("net/data.pkl", b"N.")
-        archive.writestr("net/data/0", bytes(10**5))
-        (first,) = (info for info in archive.infolist() if info.filename == "net/data/0")
-        archive.filelist += [first] * 1000
-    assert "zip archive" in refused(tmp_path / "net.pt")
+        archive.writestr(names[0], inner)
+        (whole,) = (info for info in archive.infolist() if info.filename == names[0])
+        at = whole.header_offset + len(headers[0])
+        for name, header in zip(names[1:], headers[1:], strict=True):
+            part = zipfile.ZipInfo(name)
+            part.header_offset, at = at, at + len(header)
+            part.file_size = part.compress_size = 10**5
+            part.CRC = 0
+            archive.filelist.append(part)
+            size[name] = part.file_size
+    assert sum(size.values()) > 50 * (tmp_path / "net.pt").stat().st_size
+    assert "zip archive that is cut short" in refused(tmp_path / "net.pt")
 
 
 def test_limits_of_an_archive(tmp_path, monkeypatch):
