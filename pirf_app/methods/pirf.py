@@ -24,7 +24,7 @@ from .config import PirfConfig
 from .events import PoolStep, Working
 from .handover import Handovers
 from .loop import TuningLoop
-from .rewards import ResidualReward
+from .rewards import OwnReward, ResidualReward, Reward
 
 Batch = tuple[int, Tensor, int]  # step count, rows of the pool, symmetry
 
@@ -34,10 +34,13 @@ class PirfTuning(TuningLoop):
 
     method, config_class = "pirf", PirfConfig
 
-    def __init__(self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE):
+    def __init__(
+        self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE, own_reward: Reward | None = None
+    ):
         super().__init__(base, config, workers)
         self.pool = Handovers()
-        self.reward: ResidualReward | None = None
+        self.own_reward = own_reward
+        self.reward: ResidualReward | OwnReward | None = None
 
     def drawn(self) -> dict[str, Tensor]:
         return super().drawn() | self.pool.tensors("pool")
@@ -57,7 +60,10 @@ class PirfTuning(TuningLoop):
         before = torch.cat(list(self.pool.sample.values()))
         self.input_scale = self._input_scale()
         fields, c = self.pde.denormalise(before), self.config
-        self.reward = ResidualReward.calibrated(self.pde, fields, c.norm, c.error_weight)
+        if self.own_reward is None:
+            self.reward = ResidualReward.calibrated(self.pde, fields, c.norm, c.error_weight)
+        else:
+            self.reward = OwnReward.calibrated(self.pde, fields, self.own_reward)
         yield from ()
 
     def _input_scale(self) -> Tensor:

@@ -1,13 +1,17 @@
-"""Physics as a reward on the final sample: minus the PDE residual, in one norm or two."""
+"""Rewards on the final sample: physics, minus the PDE residual in one norm or two; or a function of one's own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..pdes import PDE
+from ..pdes import PDE, InputError
 
 NORMS = ("two-norm", "plain")
+
+
+Reward = Callable[[Tensor], Tensor]  # of fields `[n, c, N, N]` in physical units, one number a sample: `[n]`
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,32 @@ class ResidualReward:
         that a reward has no opinion on can be held with it, at no cost to the residual."""
         now, then = (self.pde.interior(self.pde.error_field(x)) for x in (fields, before))
         return ((now - then) / self.error_scale).square().mean()
+
+
+@dataclass(frozen=True)
+class OwnReward:
+    """`loss(fields) = -mean reward(fields) / scale`, for any differentiable `reward` of the fields. `scale` is the mean
+    size of the reward under the model before tuning, so that the loss starts near 1 or -1."""
+
+    pde: PDE
+    reward: Reward
+    scale: float
+
+    @classmethod
+    def calibrated(cls, pde: PDE, fields: Tensor, reward: Reward) -> "OwnReward":
+        """Scale measured on `fields [n, c, N, N]` of the model before tuning. Raises InputError for a function that
+        does not give one finite number a sample."""
+        with torch.no_grad():
+            values = reward(fields)
+        if not isinstance(values, Tensor) or values.shape != (len(fields),) or not values.isfinite().all():
+            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(f"a reward must give one finite number a sample, [{len(fields)}], not {shape}")
+        return cls(pde, reward, values.abs().mean().clamp_min(1e-30).item())
+
+    def loss(self, fields: Tensor) -> Tensor:
+        return -self.reward(fields).mean() / self.scale
+
+    def moved(self, fields: Tensor, before: Tensor) -> Tensor:
+        """How far the samples have gone from `before`, `[]`, in units of the channels' deviations."""
+        std = torch.tensor([channel.std for channel in self.pde.channels]).to(fields).view(-1, 1, 1)
+        return ((fields - before) / std).square().mean()
