@@ -45,9 +45,8 @@ class PointerError(CheckpointError):
 
     def __init__(self, *names: str):
         self.names = names
-        more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
-        verb = "are Git LFS pointers" if more else "is a Git LFS pointer"
-        super().__init__(f"{names[0]}{more} {verb}, not the checkpoint itself: run `git lfs pull`")
+        many = f" and {len(names) - 1} more are Git LFS pointers" if len(names) > 1 else " is a Git LFS pointer"
+        super().__init__(f"{names[0]}{many}, not the content itself: run `git lfs pull`")
 
 
 def sentences(errors: list[InputError]) -> list[str]:

@@ -63,7 +63,9 @@ def beside(path: Path, sha256: str) -> Path | None:
     tuned = read_info(path)
     for found in sorted(Path(path).absolute().parent.glob("*.safetensors"))[:LOOKED_AT]:
         with suppress(CheckpointError, OSError):
-            info = read_info(found) if found.is_file() else tuned
+            if not found.is_file():  # whoever opened a pipe would wait
+                continue
+            info = read_info(found)
             fits = info.parent is None and all(getattr(info, name) == getattr(tuned, name) for name in INHERITED)
             if fits and file_sha256(found) == sha256:
                 return found
@@ -146,7 +148,7 @@ class Library:
     def _none(self) -> str:
         if (self.folder / "manifest.json").exists() or not next(self.folder.glob("*.safetensors"), None):
             return "none yet"
-        return f"none, for {self.folder.name} has no manifest: `models manifest --folder` writes one"
+        return f"none, for {self.folder.name} has no manifest: `models manifest --folder DIR` writes one"
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises

@@ -48,10 +48,10 @@ def problems(library: Library) -> list[str]:
     return sentences(found)
 
 
-def warm_up(library: Library, seconds: float, lanes: Lanes) -> None:
+def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
     """Loads every checkpoint, strictly, in the background after so many seconds, each in a turn of the lane, so that
-    nobody has to wait for that; logs what cannot be used. Ends before the process does: torch aborts if it is cut off
-    at work."""
+    nobody has to wait for that; logs what cannot be used. The thread ends before the process does: torch aborts if it
+    is cut off at work."""
     stop = threading.Event()
 
     def work() -> None:
@@ -75,6 +75,7 @@ def warm_up(library: Library, seconds: float, lanes: Lanes) -> None:
     thread = threading.Thread(target=work, daemon=True, name="warm-up")
     thread.start()
     atexit.register(lambda: (stop.set(), thread.join()))
+    return thread
 
 
 def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
