@@ -95,6 +95,13 @@ class Run:
         path.write_text(str(self.event))
 
 
+def worked(run: Run, state, interval: float, work=lambda event: None) -> None:
+    """Does `work` with every event of a run; no save may fail."""
+    with Saves(run, state, interval, pytest.fail) as saves:
+        for event in saves.events():
+            work(event)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass when a test says so."""
@@ -116,24 +123,18 @@ def test_a_save_that_fails_is_told_once_and_the_run_goes_on(clock, tmp_path):
 
 def test_a_state_is_saved_when_it_is_time_and_at_the_end(clock, tmp_path):
     state, run = tmp_path / "a.state", Run(9)
-    with Saves(run, state, 10, pytest.fail) as saves:
-        for _ in saves.events():
-            clock.now += 4
+    worked(run, state, 10, lambda _: setattr(clock, "now", clock.now + 4))
     assert run.saves == 3 + 1
-    with pytest.raises(ZeroDivisionError), Saves(Run(3), state, 10, pytest.fail) as saves:
-        for event in saves.events():
-            event / (event - 2)
+    with pytest.raises(ZeroDivisionError):
+        worked(Run(3), state, 10, lambda event: 1 / (event - 2))
     assert state.read_text() == "2"
 
 
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_signal_ends_a_run_after_the_event_at_work(number, tmp_path):
     state, seen, before = tmp_path / "a.state", [], signal.getsignal(number)
-    with pytest.raises(StoppedError, match="a.state keeps the run") as stop, Saves(
-        Run(9, signals={3: (number,)}), state, 1e9, pytest.fail
-    ) as saves:  # fmt: skip
-        for event in saves.events():
-            seen.append(event)
+    with pytest.raises(StoppedError, match="a.state keeps the run") as stop:
+        worked(Run(9, signals={3: (number,)}), state, 1e9, seen.append)
     assert stop.value.number == number
     assert (seen, state.read_text()) == ([1, 2, 3], "3")
     assert signal.getsignal(number) == before
@@ -142,8 +143,8 @@ def test_a_signal_ends_a_run_after_the_event_at_work(number, tmp_path):
 @pytest.mark.parametrize(("signals", "kept"), [({1: (15,)}, "0"), ({3: (15, 15)}, "2"), ({3: (2, 15)}, "2")])
 def test_a_signal_is_obeyed_at_once_before_the_first_event_and_when_it_comes_again(signals, kept, tmp_path):
     state = tmp_path / "a.state"
-    with pytest.raises(StoppedError), Saves(Run(9, signals=signals), state, 1e9, pytest.fail) as saves:
-        list(saves.events())
+    with pytest.raises(StoppedError):
+        worked(Run(9, signals=signals), state, 1e9)
     assert state.read_text() == kept
 
 
@@ -160,10 +161,10 @@ def test_a_signal_does_not_break_off_the_result_or_the_last_save(tmp_path):
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     """As of a command in the background, which Ctrl-C is not meant for."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before, seen = signal.signal(signal.SIGINT, signal.SIG_IGN), []
     try:
-        with Saves(Run(9, signals={3: (signal.SIGINT,)}), tmp_path / "a.state", 1e9, pytest.fail) as saves:
-            assert len(list(saves.events())) == 9
+        worked(Run(9, signals={3: (signal.SIGINT,)}), tmp_path / "a.state", 1e9, seen.append)
+        assert len(seen) == 9
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -187,8 +188,12 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(number, folder, monkeypat
     assert run(*TUNE, "--out", "my.safetensors", "--log", "my.jsonl", "--resume") == 0
     whole, mine = (load_checkpoint(f"{name}.safetensors", Library(folder).find_parent) for name in ("whole", "my"))
     assert all(map(torch.equal, whole.denoiser.parameters(), mine.denoiser.parameters()))
-    logs = [[json.loads(line) | {"seconds": 0} for line in open(f"{name}.jsonl")] for name in ("whole", "my")]
-    assert logs[0] == logs[1]
+    assert events_in("my.jsonl") == events_in("whole.jsonl")
+
+
+def events_in(log: str) -> list[dict]:
+    with open(log) as file:
+        return [json.loads(line) | {"seconds": 0} for line in file]
 
 
 def test_pretraining_that_was_ended_keeps_its_state(monkeypatch, capsys):
