@@ -1,5 +1,5 @@
-"""What an update is made of: warm-ups, the weight average, what holds the weights, symmetries. Each by a figure that can
-be said without the code: a sum by hand, or what must not change."""
+"""What an update is made of: warm-ups, the weight average, what holds the weights, symmetries. Each by a figure that
+can be said without the code: a sum by hand, or what must not change."""
 
 from collections import deque
 from dataclasses import replace
