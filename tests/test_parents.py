@@ -5,9 +5,9 @@ import os
 import shutil
 
 import pytest
+from conftest import REPO
 from spoiled import rewrite
 from terminal import refused, run
-from test_publishing import REPO
 
 from pirf_app import library as library_module
 from pirf_app.checkpoints import file_sha256, read_info
