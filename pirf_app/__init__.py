@@ -1,11 +1,11 @@
 """PIRF: physics-informed reward fine-tuning for diffusion models of PDE fields (arXiv 2509.20570).
 
-    import pirf_app as pirf
+import pirf_app as pirf
 
-    model = pirf.load("darcy", "base")
-    fields = model.sample(n=4, steps=10, seed=0)
-    model = pirf.tune(model, updates=50)
-    model.save("mine.safetensors")
+model = pirf.load("darcy", "base")
+fields = model.sample(n=4, steps=10, seed=0)
+model = pirf.tune(model, updates=50)
+model.save("mine.safetensors")
 """
 
 import os

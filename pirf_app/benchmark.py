@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .checkpoints import Checkpoint
-from .evaluation import draw_fields, environment
+from .evaluation import draw_fields
 from .memory import synchronise
 from .methods.config import PirfConfig
 from .methods.events import TuningStep
@@ -18,10 +18,6 @@ from .parallel import alone_on
 
 UPDATES = 3  # timed ones, after one that is not
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _resident(field: str) -> int | None:
@@ -39,7 +35,7 @@ def _release() -> None:
 
 
 @contextmanager
-def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
+def peak_memory(device: str | torch.device) -> Iterator[Callable[[], int | None]]:
     """What the block took at most, beyond what was taken before it: of a GPU's memory, or of the process's. Gives a
     function that returns the bytes, or None where that cannot be known."""
     if torch.device(device).type == "cuda":
@@ -57,7 +53,7 @@ def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
     yield lambda: max(0, known()) if cleared and before is not None else None
 
 
-def sampling(checkpoint: Checkpoint, steps: int, n: int, device: str) -> dict:
+def sampling(checkpoint: Checkpoint, steps: int, n: int, device: str | torch.device) -> dict:
     """Seconds and peak bytes for `n` samples of `steps` steps on `device`, where the model is left."""
     checkpoint.denoiser.to(device)
     draw_fields(checkpoint, 2, n, seed=0)  # what the first call sets up is not timed
@@ -72,7 +68,9 @@ def sampling(checkpoint: Checkpoint, steps: int, n: int, device: str) -> dict:
     return row | {"steps": steps, "nfe": nfe, "n": n, "seconds": seconds, "peak_bytes": taken}
 
 
-def fine_tuning(checkpoint: Checkpoint, last_steps: int, trainable: str, batch: int, device: str) -> dict:
+def fine_tuning(
+    checkpoint: Checkpoint, last_steps: int, trainable: str, batch: int, device: str | torch.device
+) -> dict:
     """Updates a second and peak bytes of PIRF with K = `last_steps` and a trained suffix of the network."""
     checkpoint.denoiser.to("cpu")
     config = PirfConfig(
@@ -101,7 +99,3 @@ def fine_tuning(checkpoint: Checkpoint, last_steps: int, trainable: str, batch: 
     info = checkpoint.info
     row = {"pde": info.pde, "resolution": info.resolution, "last_steps": last_steps, "trainable": trainable}
     return row | {"batch": batch, "updates_per_second": UPDATES / seconds, "peak_bytes": taken}
-
-
-def conditions(device: str) -> dict:
-    return environment() | {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}

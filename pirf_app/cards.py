@@ -1,11 +1,13 @@
 """Model cards: what a checkpoint is, how it was made, what it measures, and what it is not good for."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub.repocard_data import CardData
 
-from .checkpoints import CheckpointInfo, file_sha256, read_info
+from .checkpoints import CheckpointError, CheckpointInfo, file_sha256, read_info
+from .files import write_text
 from .library import Library
 from .methods.registry import METHODS
 from .report import format_table
@@ -83,20 +85,22 @@ method, not a solver.
 """
 
 
-def write_cards(library: Library, rows: list[dict]) -> list[dict]:
+def write_cards(
+    library: Library, rows: list[dict], skip: Callable[[CheckpointError], None] | None = None
+) -> list[dict]:
     """Lists the checkpoints of a folder afresh, with the figures of `rows` and a card each, and returns the entries.
-    A file that `rows` do not tell of keeps the figures and the card that it has."""
+    A file that `rows` do not tell of keeps the figures and the card that it has; for `skip` see `write_manifest`."""
     known = {}
     for entry in library.manifest():
         path = library.folder / entry["file"]
         if path.exists() and file_sha256(path) == entry["sha256"]:
             known[entry["pde"], entry["resolution"], entry["method"]] = entry["figures"]
     kept = lambda info: known.get((info.pde, info.resolution, info.method), info.figures)  # noqa: E731
-    entries = library.write_manifest(lambda info: card_figures(info, rows) or kept(info))
+    entries = library.write_manifest(lambda info: card_figures(info, rows) or kept(info), skip)
     for entry in entries:
         info, card = read_info(library.folder / entry["file"]), library.folder / f"{entry['name']}.md"
         if rows_of(info, rows) or not card.exists() or entry["sha256"] not in card.read_text():
-            card.write_text(model_card(entry, info, rows, entries))
+            write_text(card, model_card(entry, info, rows, entries))
     return entries
 
 

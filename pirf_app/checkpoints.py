@@ -19,6 +19,7 @@ from .diffusion.network import NetworkConfig
 from .diffusion.prior import PriorConfig
 from .diffusion.sampler import Schedule
 from .diffusion.tuned import TunedDenoiser
+from .files import POINTER
 from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 from .pdes.units import in_units
@@ -31,12 +32,29 @@ MAX_HEADER = 2**20  # bytes of names, shapes and metadata: as Python objects the
 ELSEWHERE = (".pkl", ".pt", ".pth")  # files of other code bases, which are imported first
 DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
+HARMLESS = {"format"}  # keys that other tools add when they save a file again; this one names their array library
 INHERITED = ("pde", "network", "prior", "normalisation", "parameters")  # what a tuned checkpoint has from its parent
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 class CheckpointError(InputError):
     """A file that cannot be used as a checkpoint; the message says why."""
+
+
+class PointerError(CheckpointError):
+    """A file that is not there yet: Git LFS has left a pointer in its place."""
+
+    def __init__(self, *names: str):
+        self.names = names
+        many = f" and {len(names) - 1} more are Git LFS pointers" if len(names) > 1 else " is a Git LFS pointer"
+        super().__init__(f"{names[0]}{many}, not the content itself: run `git lfs pull`")
+
+
+def sentences(errors: list[InputError]) -> list[str]:
+    """What `errors` say, in their order; of all pointers together one sentence, the first."""
+    names = [name for error in errors if isinstance(error, PointerError) for name in error.names]
+    others = [str(error) for error in errors if not isinstance(error, PointerError)]
+    return ([str(PointerError(*names))] if names else []) + others
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,7 @@ def unreadable(what: object, error: Exception) -> CheckpointError:
 
 def read_info(path: Path) -> CheckpointInfo:
     """The metadata of a checkpoint file, checked. Raises CheckpointError."""
-    name, header, metadata = Path(path).name or str(path), 0, {}
+    name, head, metadata = Path(path).name or str(path), b"", {}
     if Path(path).suffix.lower() in ELSEWHERE:
         how = "`python -m pirf_app models import-edm` makes one of a network that was trained elsewhere"
         raise CheckpointError(f"{name} is no checkpoint of this app: {how}")
@@ -139,9 +157,10 @@ def read_info(path: Path) -> CheckpointInfo:
         size = Path(path).stat().st_size
         if size <= MAX_BYTES:
             with open(path, "rb") as file:
-                header = int.from_bytes(file.read(8), "little")
+                head = file.read(len(POINTER))
+        header = int.from_bytes(head[:8], "little")
         described = MAX_HEADER < header <= size  # one that is longer than its file is none: safetensors says so
-        if size <= MAX_BYTES and not described:
+        if size <= MAX_BYTES and not described and head != POINTER:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
     except FileNotFoundError:
@@ -150,13 +169,20 @@ def read_info(path: Path) -> CheckpointInfo:
         raise CheckpointError(f"{name} is not a complete safetensors file ({shown(str(error), 120)})") from None
     except ValueError as error:  # a path that no file can have
         raise unreadable(shown(str(path)), error) from None
+    if head == POINTER:
+        raise PointerError(name)
     if size > MAX_BYTES:
         raise CheckpointError(f"{name} is {megabytes(size)}; a checkpoint has at most {megabytes(MAX_BYTES)}")
     if described:
         most = megabytes(MAX_HEADER)
         raise CheckpointError(f"{name} has {megabytes(header)} of metadata; a checkpoint has at most {most}")
-    if set(metadata) != {KEY}:
-        raise CheckpointError(f"{name} is not a checkpoint of this app: its metadata must be '{KEY}' and nothing else")
+    if KEY not in metadata:
+        raise CheckpointError(f"{name} is not a checkpoint of this app: it has no '{KEY}' in its metadata")
+    if foreign := sorted(set(metadata) - {KEY} - HARMLESS):
+        raise CheckpointError(
+            f"{name} has metadata that is not of this app, {shown(foreign[0])}: a checkpoint has '{KEY}', and besides "
+            f"it at most '{min(HARMLESS)}', which other tools add"
+        )
     try:
         values = json.loads(metadata[KEY])
         version, unknown = values["format_version"], set(values) - {f.name for f in fields(CheckpointInfo)}

@@ -19,6 +19,8 @@ from .cli_finetune import finetune
 from .cli_hub import deploy, publish, pull
 from .cli_models import models
 from .cli_parts import (
+    Device,
+    Parents,
     check_count,
     check_folder,
     check_memory,
@@ -32,12 +34,13 @@ from .cli_reports import reference, table
 from .cli_tier import tier
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining, network_for
-from .diffusion.run_state import run_with_saves
+from .diffusion.run_state import Saves, StoppedError
 from .diffusion.sampler import SOLVERS, check_steps
 from .evaluation import PRECISION, check_comparable, draw_together, environment, evaluate, figures, flags, floors
 from .exports import write_first_view
+from .files import write_arrays, write_json
 from .library import Library
-from .parallel import team
+from .parallel import device_name, team
 from .pdes import InputError, get_pde, pde_names
 from .pdes.base import check_seed
 from .report import format_table
@@ -68,28 +71,33 @@ def sample(
     n: int = 4,
     seed: Seed = 0,
     out: Out = Path("out.npz"),
+    parent: Parents = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Draw fields and write them with their residual and the solver's solution to an .npz file."""
     check_steps(steps)
     check_count(n)
     check_folder(out)
-    checkpoint = Library().resolve(pde, method)
+    workers = team(device)
+    checkpoint = Library().with_parents(parent).resolve(pde, method)
     problem = checkpoint.info.benchmark
-    (found,) = draw_together([checkpoint], steps, n, seed)
+    checkpoint.denoiser.to(workers.device)
+    (found,) = draw_together([checkpoint], steps, n, seed, workers=workers)
+    if not workers.main:
+        return
     drawn = found.fields
     row = checkpoint.info.label | {"steps": steps, "nfe": found.nfe, "n": n, "seconds": found.seconds}
-    row |= {"precision": PRECISION} | figures(problem, drawn)
+    row |= {"device": device_name(workers.device), "precision": PRECISION} | figures(problem, drawn)
     meta = row | {"seed": seed, "sha256": checkpoint.sha256, "channels": [c.name for c in problem.channels]}
-    with open(out, "wb") as file:
-        np.savez_compressed(
-            file,
-            fields=drawn.numpy(),
-            residual=problem.residual(drawn).numpy(),
-            solution=problem.solve(drawn).numpy(),
-            noise_seed=np.int64(seed),
-            meta=np.array(json.dumps(meta)),
-        )
+    write_arrays(
+        out,
+        fields=drawn.numpy(),
+        residual=problem.residual(drawn).numpy(),
+        solution=problem.solve(drawn).numpy(),
+        noise_seed=np.int64(seed),
+        meta=np.array(json.dumps(meta)),
+    )
     say(f"wrote {out}")
     print(json.dumps(row) if as_json else format_table([row]))
 
@@ -106,6 +114,8 @@ def evaluate_command(
     solver: Annotated[
         str | None, typer.Option(help=f"{', '.join(SOLVERS)}, instead of what each checkpoint recommends")
     ] = None,
+    parent: Parents = None,
+    device: Device = "auto",
 ) -> None:
     """Measure checkpoints: residual, forward-solve error, conservation, distribution; floors beside them."""
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
@@ -113,7 +123,7 @@ def evaluate_command(
     check_count(n * len(seeds))
     if json_path:
         check_folder(json_path)
-    library, names, workers = Library(), split("pde", pde, pde_names()), team()
+    library, names, workers = Library().with_parents(parent), split("pde", pde, pde_names()), team(device)
     chosen = []
     for name in names:
         known = library.methods(name, get_pde(name).default_resolution)
@@ -137,9 +147,9 @@ def evaluate_command(
             rows += found
             rows.sort(key=lambda row: (order[row["pde"], row["method"]], row["steps"]))
             if workers.main and json_path:  # after every step count: what was measured is kept if the rest is cut off
-                conditions = environment() | {"seeds": seeds} | ({"precision": "bfloat16"} if bfloat16 else {})
-                report = {"rows": rows, "floors": levels, "environment": conditions}
-                json_path.write_text(json.dumps(report, indent=1) + "\n")
+                conditions = environment(workers.device) | {"seeds": seeds}
+                conditions |= {"precision": "bfloat16"} if bfloat16 else {}
+                write_json(json_path, {"rows": rows, "floors": levels, "environment": conditions})
     if workers.main:
         print(format_table(rows, levels))
 
@@ -153,10 +163,8 @@ def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, o
     check_memory(n, resolution)
     made = problem.generate(n, resolution, seed)
     meta = {"pde": pde, "resolution": resolution, "seed": seed, "channels": [c.name for c in problem.channels]}
-    with open(out, "wb") as file:
-        np.savez_compressed(
-            file, fields=made.numpy(), residual=problem.residual(made).numpy(), meta=np.array(json.dumps(meta))
-        )
+    meta = np.array(json.dumps(meta))
+    write_arrays(out, fields=made.numpy(), residual=problem.residual(made).numpy(), meta=meta)
     print(f"wrote {n} {pde} fields to {out}")
 
 
@@ -185,12 +193,13 @@ def pretrain(
     rho: Annotated[float | None, typer.Option(help="spacing of the noise levels to recommend")] = None,
     solver: Annotated[str | None, typer.Option(help="solver to recommend: " + ", ".join(SOLVERS))] = None,
     seed: Seed = 0,
+    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
     save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 240.0,
 ) -> None:
     """Train a base checkpoint on fresh solver data. The state for --resume is kept beside OUT, with the suffix .state;
     a resumed run keeps its options, but --samples may set a new length, and the recommended sampler may change."""
-    problem, state, workers = get_pde(pde), state_beside(out), team()
+    problem, state, workers = get_pde(pde), state_beside(out), team(device)
     chosen = {"samples": samples, "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "solver": solver}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     if resume and state.exists():
@@ -204,14 +213,15 @@ def pretrain(
         network = network_for(problem, prior_box > 0, multipliers=widths, **size)
         run = Pretraining(problem, network, PretrainConfig(**chosen), workers)
     losses = []
-    for step in run_with_saves(run, state, save_every):
-        losses.append(step.loss)
-        if workers.main and step.update % 50 == 0:
-            mean = sum(losses) / len(losses)
-            say(f"{step.samples} samples  loss {mean:.4f}  rate {step.learning_rate:.1e}  {step.seconds:.0f} s")
-            losses = []
-    if workers.main:
-        print(f"wrote {out}, SHA-256 {run.export(out)}")
+    with Saves(run, state, save_every, say) as saves:
+        for step in saves.events():
+            losses.append(step.loss)
+            if workers.main and step.update % 50 == 0:
+                mean = sum(losses) / len(losses)
+                say(f"{step.samples} samples  loss {mean:.4f}  rate {step.learning_rate:.1e}  {step.seconds:.0f} s")
+                losses = []
+        if workers.main:
+            print(f"wrote {out}, SHA-256 {run.export(out)}")
 
 
 @app.command(name="first-view")
@@ -226,7 +236,8 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, or 2 after one sentence on standard error."""
+    """Runs the command line and returns its exit code: 0; 2 after one sentence on standard error; 128 and the number of
+    the signal that ended a training run."""
     try:
         return app(arguments, standalone_mode=False) or 0
     except InputError as error:
@@ -237,6 +248,9 @@ def main(arguments: list[str] | None = None) -> int:
         message = "stopped"
     except typer.Exit as stop:
         return stop.exit_code
+    except StoppedError as stop:
+        say(str(stop))
+        return 128 + stop.number
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:

@@ -1,17 +1,18 @@
 """`python -m pirf_app benchmark`: speed and memory of sampling and fine-tuning on this machine."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from .benchmark import best_device, conditions, fine_tuning, sampling
-from .cli_parts import check_count, check_folder, say, split, whole_numbers
+from .benchmark import fine_tuning, sampling
+from .cli_parts import Device, check_count, check_folder, say, split, whole_numbers
 from .diffusion.network import SUFFIXES
 from .diffusion.sampler import check_steps
+from .evaluation import environment
+from .files import write_json
 from .library import Library
+from .parallel import alone_on
 from .pdes import InputError, pde_names
 from .pdes.base import check_whole
 from .sizes import megabytes
@@ -29,14 +30,12 @@ def benchmark(
     last_steps: Annotated[str, typer.Option(help="values of K separated by commas")] = "1,2",
     trainable: Annotated[str, typer.Option(help=f"layers to train: all of, or some of {','.join(SUFFIXES)}")] = "all",
     batch: Annotated[int, typer.Option(help="samples an update")] = 8,
-    device: Annotated[str | None, typer.Option(help="cuda or cpu (default: cuda where there is one)")] = None,
+    device: Device = "auto",
     json_path: Annotated[Path | None, typer.Option("--json", help="file to write")] = None,
 ) -> None:
     """Measure sampling (seconds, peak memory) per benchmark and step count, and fine-tuning (updates a second, peak
     memory) per K and trained layers. At the default resolution, with the base checkpoints."""
-    device = device or best_device()
-    if device not in ("cuda", "cpu") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"there is no device {device!r} here: choose cpu, or cuda where there is one")
+    chosen = alone_on(device).device
     counts = [check_steps(count) for count in whole_numbers("steps", steps)]
     depths = [check_whole("last-steps", k, 1, 20) for k in whole_numbers("last-steps", last_steps)]
     # "all" is itself a suffix of the network, so here it stands for every one of them.
@@ -50,20 +49,20 @@ def benchmark(
     library = Library()
     drawn = [(library.load(name, "base"), count) for name in split("pde", pde, pde_names()) for count in counts]
     tuned = [] if tune == "none" else [library.load(name, "base") for name in split("tune", tune, pde_names())]
-    report = {"sampling": [], "finetuning": [], "environment": conditions(device)}
+    report = {"sampling": [], "finetuning": [], "environment": environment(chosen)}
     say(f"on {report['environment']['device']}, {report['environment']['threads']} threads")
     for checkpoint, count in drawn:
-        row = sampling(checkpoint, count, n, device)
+        row = sampling(checkpoint, count, n, chosen)
         report["sampling"].append(row)
         seconds = f"{row['seconds']:.3f} s, {row['seconds'] / n:.4f} s a sample"
         print(f"{row['pde']:<12}{count:>3} steps, {n} samples: {seconds}, {peak(row)}")
     for checkpoint in tuned:
         for k in depths:
             for part in layers:
-                row = fine_tuning(checkpoint, k, part, batch, device)
+                row = fine_tuning(checkpoint, k, part, batch, chosen)
                 report["finetuning"].append(row)
                 rate = f"{row['updates_per_second']:.2f} updates a second of {batch}"
                 print(f"{row['pde']:<12}K = {k}, {part:<8}: {rate}, {peak(row)}")
     if json_path:
-        json_path.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(json_path, report)
         say(f"wrote {json_path}")

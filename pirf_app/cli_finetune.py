@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from .checkpoints import Checkpoint
-from .cli_parts import check_folder, say, state_beside, whole_numbers
+from .cli_parts import Device, Parents, check_folder, say, state_beside, whole_numbers
 from .diffusion.network import SUFFIXES
-from .diffusion.run_state import check_interval, run_with_saves
+from .diffusion.run_state import Saves, check_interval
+from .files import unwritable, write_text
 from .library import Library
 from .methods.config import BEST_BY, TuningConfig
 from .methods.events import DivergedError, Event, PoolStep, TuningStep
@@ -21,7 +23,7 @@ from .methods.registry import METHODS, SETTINGS, Method, find_method
 from .methods.rewards import NORMS
 from .methods.speed import measure_speed
 from .methods.tuning import STATES
-from .parallel import team
+from .parallel import Team, team
 from .pdes import InputError, pde_names
 
 
@@ -42,17 +44,24 @@ class EventLog:
 
     def __init__(self, path: Path, kept: int):
         lines = path.read_text().splitlines(keepends=True)[:kept] if kept and path.exists() else []
-        self.file = open(path, "w")  # noqa: SIM115 - closed by `close`
-        self.file.writelines(lines)
-        self.file.flush()
+        write_text(path, "".join(lines))
+        self.path, self.failing = path, False
+        self.file = open(path, "a")  # noqa: SIM115 - closed by `close`
 
     def write(self, name: str, values: dict) -> None:
-        """One line; what is not finite, and JSON has no word for, is null."""
+        """One line; what is not finite, and JSON has no word for, is null. A run goes on where the log does not fit."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        print(json.dumps({"event": name} | clean, allow_nan=False), file=self.file, flush=True)
+        try:
+            print(json.dumps({"event": name} | clean, allow_nan=False), file=self.file, flush=True)
+            self.failing = False
+        except OSError as error:
+            if not self.failing:
+                say(f"{unwritable(self.path, error)}; the run goes on")
+            self.failing = True
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what did not fit was told
+            self.file.close()
 
 
 class Tracker:
@@ -109,6 +118,8 @@ def finetune(
     best_by: Annotated[str | None, option("best_by", f"what the best state is best at: {', '.join(BEST_BY)}")] = None,
     chunk: Annotated[int | None, option("chunk", "samples worked on at once")] = None,
     seed: Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")] = 0,
+    parent: Parents = None,
+    device: Device = "auto",
     state: Annotated[str, typer.Option(help=f"which state to write: {', '.join(STATES)}")] = "last",
     log: Annotated[Path | None, typer.Option(help="write every event as a JSON line")] = None,
     track: Annotated[bool, typer.Option("--track", help="log the figures with Trackio, if it is installed")] = False,
@@ -126,7 +137,7 @@ def finetune(
         raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
     if pool_steps is not None:
         values["pool_steps"] = tuple(whole_numbers("pool-steps", pool_steps))
-    begin, workers = Library().resolve(pde, base), team()
+    workers, begin = team(device), Library().with_parents(parent).resolve(pde, base)
     if resume and beside.exists():
         run = entry.tuning.load(begin, beside, workers)
         other = [name for name, value in values.items() if getattr(run.config, name, value) != value]
@@ -135,34 +146,35 @@ def finetune(
     else:
         if resume and workers.main:
             say(f"there is no {beside} to resume from: a new run begins")
-        run = entry.tuning(begin, recipe(entry, begin, preset, values), workers)
+        run = entry.tuning(begin, recipe(entry, begin, preset, values, workers), workers)
     writers = []
     if workers.main and log:
         writers.append(EventLog(log, run.events))
     if workers.main and track:
         writers.append(Tracker(out.stem, asdict(run.config), resume))
     if workers.main:
-        say(command_line(run.config, begin, out, method, base))
-    try:
-        for event in run_with_saves(run, beside, save_every):
+        say(command_line(run.config, begin, out, method, base, parent or ()))
+    with Saves(run, beside, save_every, say) as saves:
+        try:
+            for event in saves.events():
+                if workers.main:
+                    record(writers, event)
+        except DivergedError as error:
+            for writer in writers:
+                if isinstance(writer, EventLog):
+                    writer.write("Diverged", {"update": run.update, "message": str(error)})
+            if not run.update:
+                raise InputError(f"{error}; nothing had been learned by then") from None
             if workers.main:
-                record(writers, event)
-    except DivergedError as error:
-        for writer in writers:
-            if isinstance(writer, EventLog):
-                writer.write("Diverged", {"update": run.update, "message": str(error)})
-        if not run.update:
-            raise InputError(f"{error}; nothing had been learned by then") from None
+                say(f"{error}; the last finite weights are kept")
+        finally:
+            for writer in writers:
+                writer.close()
         if workers.main:
-            say(f"{error}; the last finite weights are kept")
-    finally:
-        for writer in writers:
-            writer.close()
-    if workers.main:
-        print(f"wrote {out}, SHA-256 {run.export(out, which=state)}")
+            print(f"wrote {out}, SHA-256 {run.export(out, which=state)}")
 
 
-def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -> TuningConfig:
+def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict, workers: Team) -> TuningConfig:
     """The recipe for a new run, the same in every process of a team. Raises InputError."""
     entry.check_settings(values)
     values = continued(begin) | values
@@ -170,10 +182,10 @@ def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict) -
     if preset is None:
         return config
     method = entry.tuning.method
-    speed = measure_speed(begin, config, method, team().device).shared(team().size)
+    speed = measure_speed(begin, config, method, workers.device).shared(workers.size)
     config = preset_config(preset, begin, speed, method, **values)
-    (config, *_) = team().gather([config])
-    if team().main:
+    (config, *_) = workers.gather([config])
+    if workers.main:
         say(f"about {estimate(begin, config, speed).seconds:.0f} s at this machine's speed")
     return config
 

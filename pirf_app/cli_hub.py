@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from .checkpoints import CheckpointError
-from .cli_parts import say
+from .cli_parts import Parents, say
 from .hub import fetch
 from .hub_client import Transfer
-from .library import Library
+from .library import BUNDLED, Library
 from .publishing import HARDWARE, deploy_plan, publish_plan, send
 from .report import REPORT, read_report
 from .sources import HubLibrary
@@ -33,11 +33,15 @@ def pull(repo: Annotated[str, typer.Argument(help="OWNER/NAME or OWNER/NAME@REVI
 
 def publish(
     repo: Annotated[str, typer.Option(help="OWNER/NAME of the model repository")],
+    parent: Parents = None,
     dry_run: DryRun = False,
     private: Private = False,
 ) -> None:
-    """Upload all bundled checkpoints with manifest, model cards and benchmark to a model repository."""
-    carry_out(publish_plan(Library(), repo, read_report(REPORT) if REPORT.exists() else None), dry_run, private)
+    """Upload all bundled checkpoints, or those in the folder PIRF_CHECKPOINTS, with manifest, model cards and, of the
+    bundled ones, the benchmark to a model repository."""
+    library = Library().with_parents(parent)
+    report = read_report(REPORT) if library.folder == BUNDLED and REPORT.exists() else None
+    carry_out(publish_plan(library, repo, report), dry_run, private)
 
 
 def deploy(

@@ -5,12 +5,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Annotated
+
+import typer
 
 from .checkpoints import Checkpoint
 from .pdes import InputError
 from .pdes.base import shown
 
 MAX_SAMPLES, MAX_NUMBERS = 100_000, 2**28
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu or cuda")]
+Parents = Annotated[
+    list[Path] | None,
+    typer.Option("--parent", help="file of the checkpoint that a tuned one continues, where it is not beside it"),
+]
 
 
 def say(text: str) -> None:

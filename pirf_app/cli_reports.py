@@ -1,12 +1,12 @@
 """`python -m pirf_app table` and `reference`: reports as tables, and the statistics that they compare with."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .cli_parts import check_count, check_folder, check_memory, split, whole_numbers
+from .files import write_json, write_text
 from .pdes import InputError, get_pde, pde_names
 from .report import SUMMARY, TABLE, format_summary, format_table, merge, read_report, replace_tables
 from .statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
@@ -23,14 +23,14 @@ def table(
     """Print reports as one Markdown table."""
     report = merge([read_report(path) for path in reports])
     if json_path:
-        check_folder(json_path).write_text(json.dumps(report, indent=1) + "\n")
+        write_json(check_folder(json_path), report)
     rows = report["rows"]
     if steps:
         counts = whole_numbers("steps", steps)
         rows = [row for row in rows if row["steps"] in counts]
     made = format_table(rows, report["floors"])
     if into:
-        into.write_text(replace_tables(into, {TABLE: made, SUMMARY: format_summary(report["rows"])}))
+        write_text(into, replace_tables(into, {TABLE: made, SUMMARY: format_summary(report["rows"])}))
     print(made)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .checkpoints import Checkpoint, CheckpointInfo
 from .diffusion.sampler import initial_noise, together
-from .parallel import ALONE, Team
+from .parallel import ALONE, Team, device_name
 from .pdes import PDE, InputError, get_pde
 from .pdes.stencils import rms
 from .statistics import (
@@ -190,15 +190,15 @@ def deciding(pde: PDE, fields: Tensor) -> dict:
     }
 
 
-def environment() -> dict:
+def environment(device: torch.device) -> dict:
+    """What a report says of where it was measured: on `device`."""
     from . import __version__
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "pirf_app": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": device_name(device),
         "precision": PRECISION,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .comparison import Comparison, MethodResult, Settings, compare, last, usual
+from .files import write_arrays, write_text
 from .library import Library
 from .pdes import get_pde
 from .pdes.base import InputError
@@ -30,8 +31,7 @@ def write_npz(comparison: Comparison, path: Path) -> Path:
     arrays |= {part: getattr(comparison.results[-1], part) for part in PARTS}
     arrays["noise_seed"] = np.int64(comparison.settings.seed)
     arrays["meta"] = np.array(json.dumps(comparison.to_dict()))
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(path, **arrays)
     return path
 
 
@@ -76,7 +76,7 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def write_csv(comparison: Comparison, path: Path) -> Path:
-    path.write_text(csv_text(comparison))
+    write_text(path, csv_text(comparison))
     return path
 
 

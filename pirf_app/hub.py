@@ -3,11 +3,11 @@
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 
-from huggingface_hub import HfApi, errors, try_to_load_from_cache, utils
+from huggingface_hub import HfApi, errors, get_token, try_to_load_from_cache, utils
 
 from .checkpoints import CheckpointError, file_sha256
 from .hub_client import HubError, Transfer, api, in_time
@@ -90,7 +90,24 @@ def prune(cache_dir: Path, limit: int) -> None:
 
 
 def _fetch(repo: str, revision: str | None, transfer: Transfer, token, cache_dir: Path | None) -> Snapshot:
-    client = api(token)
+    """`_fetched`; with a token that the Hub refuses once more without one, for it lets nobody in who shows it such."""
+    try:
+        return _fetched(api(token), repo, revision, transfer, cache_dir)
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code != 401 or token is False or not (token or get_token()):
+            raise
+        refused = error
+    try:
+        found = _fetched(api(False), repo, revision, transfer, cache_dir)
+    except errors.HfHubHTTPError:
+        raise refused from None
+    said = (
+        "the Hub does not accept the token of this machine (HF_TOKEN, or that of `hf auth login`), so it was left out"
+    )
+    return replace(found, note="; ".join(filter(None, (found.note, said))))
+
+
+def _fetched(client: HfApi, repo: str, revision: str | None, transfer: Transfer, cache_dir: Path | None) -> Snapshot:
     commit = resolved(client, repo, revision, transfer, cache_dir)
     note = ""
     if commit != revision and (transfer.failed or not transfer.answered):

@@ -1,22 +1,21 @@
 """The library in a few names, for `import pirf_app as pirf`: load, sample, measure, solve, tune, save."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .checkpoints import Checkpoint, save_checkpoint
-from .evaluation import draw_fields, figures, residual_rms
+from .comparison import whole_number
+from .evaluation import draw_fields, figures
 from .library import Library
 from .methods.config import PirfConfig
 from .methods.events import Event
 from .methods.pirf import PirfTuning
 from .methods.rewards import Reward
-from .pdes import PDE, InputError, get_pde, pde_names
+from .pdes import PDE, InputError, get_pde
 from .pdes.base import MAX_SEED
-from .comparison import whole_number
 
 
 @dataclass(frozen=True)

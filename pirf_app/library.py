@@ -1,13 +1,16 @@
-"""A folder of checkpoints and its manifest; the bundled one."""
+"""A folder of checkpoints and its manifest; where the parents of tuned ones are found."""
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from .checkpoints import (
     ELSEWHERE,
+    INHERITED,
     MALFORMED,
     Checkpoint,
     CheckpointError,
@@ -17,6 +20,7 @@ from .checkpoints import (
     read_info,
     unreadable,
 )
+from .files import write_json
 from .methods.guidance import GUIDANCE, guided
 from .pdes import InputError, get_pde
 
@@ -24,6 +28,7 @@ ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "reso
 ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
 USUAL = ("base", "pirf")  # what is compared unless told otherwise
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
+LOOKED_AT = 200  # files of a folder among which a parent is looked for
 
 
 def rank(method: str) -> tuple:
@@ -41,6 +46,11 @@ def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
     return entry | {"figures": {name: value for name, value in entry["figures"].items() if is_figure(value)}}
 
 
+def entry_at(path: Path, sha256: str) -> dict:
+    """The manifest entry of a checkpoint file, under the name that it has. Raises CheckpointError."""
+    return entry_of(read_info(path), sha256, path.stat().st_size, name=path.stem, file=path.name)
+
+
 def is_figure(value: object) -> bool:
     """Whether a manifest may hold `value` as a figure: a finite number, or None."""
     if value is None:
@@ -48,12 +58,39 @@ def is_figure(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-class Library:
-    """The checkpoints in a folder, by its `manifest.json`. Loaded ones are kept in memory."""
+def beside(path: Path, sha256: str) -> Path | None:
+    """The base checkpoint with that hash in the folder of the tuned one `path`, if it is there. Only files that say of
+    themselves what its parent must are hashed, and only so many files are looked at."""
+    tuned = read_info(path)
+    for found in sorted(Path(path).absolute().parent.glob("*.safetensors"))[:LOOKED_AT]:
+        with suppress(CheckpointError, OSError):
+            if not found.is_file():  # whoever opened a pipe would wait
+                continue
+            info = read_info(found)
+            fits = info.parent is None and all(getattr(info, name) == getattr(tuned, name) for name in INHERITED)
+            if fits and file_sha256(found) == sha256:
+                return found
+    return None
 
-    def __init__(self, folder: Path = BUNDLED):
-        self.folder = Path(folder)
-        self._load = lru_cache(maxsize=32)(self._read)
+
+class Library:
+    """The checkpoints in a folder, by its `manifest.json`: unless one is given, in that which PIRF_CHECKPOINTS names,
+    or in the bundled one. Loaded ones are kept in memory. Parents that are not in it are looked for in `fallback`."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = Path(folder or os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)
+        self.fallback: Library | None = None if self.folder == BUNDLED else Library(BUNDLED)
+        self._load = lru_cache(maxsize=32)(self.load_file)
+        self._named: dict[str, Path] = {}
+
+    def with_parents(self, files: Iterable[Path] | None) -> "Library":
+        """This library, which finds the parents of tuned checkpoints among `files` as well. Raises CheckpointError for
+        a file that cannot be one."""
+        for path in files or ():
+            if read_info(path).parent is not None:
+                raise CheckpointError(f"{Path(path).name} is a tuned checkpoint, and a parent must be a base one")
+            self._named[file_sha256(path)] = Path(path).absolute()
+        return self
 
     def manifest(self) -> list[dict]:
         """Entries `{name, file, sha256, size, pde, resolution, method, parent, figures}`; [] where there is none."""
@@ -72,14 +109,25 @@ class Library:
         except (OSError, *MALFORMED) as error:
             raise unreadable(path, error) from None
 
-    def write_manifest(self, measured: Callable[[CheckpointInfo], dict] | None = None) -> list[dict]:
-        """Lists every readable checkpoint of the folder afresh, with its `measured` figures (else its own)."""
+    def write_manifest(
+        self,
+        measured: Callable[[CheckpointInfo], dict] | None = None,
+        skip: Callable[[CheckpointError], None] | None = None,
+    ) -> list[dict]:
+        """Lists every checkpoint of the folder afresh, with its `measured` figures (else its own). A file that is none
+        is left out, and `skip` told; without it, the error is raised."""
         entries = []
         for path in sorted(self.folder.glob("*.safetensors")):
-            info = read_info(path)
+            try:
+                info = read_info(path)
+            except CheckpointError as error:
+                if skip is None:
+                    raise
+                skip(error)
+                continue
             own = {"name": path.stem, "file": path.name, "figures": measured(info) if measured else info.figures}
             entries.append(entry_of(info, file_sha256(path), path.stat().st_size, **own))
-        (self.folder / "manifest.json").write_text(json.dumps({"models": entries}, indent=1) + "\n")
+        write_json(self.folder / "manifest.json", {"models": entries})
         return entries
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
@@ -93,10 +141,15 @@ class Library:
         for entry in self.manifest():
             if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
                 return entry
-        known = ", ".join(self.methods(pde, resolution)) or "none yet"
+        known = ", ".join(self.methods(pde, resolution)) or self._none()
         raise InputError(
             f"there is no {method!r} checkpoint for {pde} at {resolution}x{resolution}: available are {known}"
         )
+
+    def _none(self) -> str:
+        if (self.folder / "manifest.json").exists() or not next(self.folder.glob("*.safetensors"), None):
+            return "none yet"
+        return f"none, for {self.folder.name} has no manifest: `models manifest --folder DIR` writes one"
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises
@@ -109,31 +162,46 @@ class Library:
     def listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A checkpoint of the manifest by PDE and method. Raises InputError or CheckpointError."""
         entry = self.find(pde, method, resolution)
-        return self._load(entry["file"], entry["sha256"])
+        return self._load(self.folder / entry["file"], entry["sha256"])
 
-    def _read(self, file: str, sha256: str) -> Checkpoint:
-        return load_checkpoint(self.folder / file, self.find_parent, sha256)
-
-    def load_file(self, path: Path) -> Checkpoint:
-        """A checkpoint file from anywhere; its parent, if it has one, must be in this library, or beside the file and
-        in the manifest there, as in a repository that was fetched."""
+    def load_file(self, path: Path, expected_sha256: str | None = None) -> Checkpoint:
+        """A checkpoint file from anywhere; its parent, if it has one, is where `parent_of` says. Raises
+        CheckpointError."""
 
         def find_parent(sha256: str) -> Checkpoint:
-            beside = Library(Path(path).parent)
-            elsewhere = self.located(sha256) is None and beside.located(sha256) is not None
-            return (beside if elsewhere else self).find_parent(sha256)
+            if self.located(sha256) is not None:
+                return self.find_parent(sha256)
+            if found := beside(path, sha256):
+                return self._load(found, sha256)
+            others = ", ".join(other.name for other in self._named.values())
+            raise CheckpointError(
+                f"the parent checkpoint {sha256[:12]} of {Path(path).name} is not here: put its file beside it, or "
+                f"name it with --parent FILE{others and f' ({others} has another SHA-256)'}"
+            )
 
-        return load_checkpoint(path, find_parent)
+        return load_checkpoint(path, find_parent, expected_sha256)
+
+    def parent_of(self, path: Path, sha256: str) -> tuple[dict, Path] | None:
+        """The entry and the place of the file with that hash, which the tuned checkpoint `path` continues: in this
+        library, named by `with_parents`, bundled, or beside it; None if it is in none of these."""
+        return self.located(sha256) or ((found := beside(path, sha256)) and (entry_at(found, sha256), found))
 
     def located(self, sha256: str) -> tuple[dict, Path] | None:
         """The manifest entry of the file with that hash, and where the file is; None if it is not here."""
-        found = next((entry for entry in self.manifest() if entry["sha256"] == sha256), None)
-        return found and (found, self.folder / found["file"])
+        return self._here(sha256) or (self.fallback.located(sha256) if self.fallback else None)
 
-    def find_parent(self, sha256: str) -> Checkpoint:
+    def _here(self, sha256: str) -> tuple[dict, Path] | None:
         for entry in self.manifest():
             if entry["sha256"] == sha256:
-                return self._load(entry["file"], sha256)
+                return entry, self.folder / entry["file"]
+        path = self._named.get(sha256)
+        return path and (entry_at(path, sha256), path)
+
+    def find_parent(self, sha256: str) -> Checkpoint:
+        if found := self._here(sha256):
+            return self._load(found[1], sha256)
+        if self.fallback:
+            return self.fallback.find_parent(sha256)
         raise CheckpointError(f"the parent checkpoint {sha256[:12]} of this tuned checkpoint is not here")
 
     def resolve(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
@@ -141,7 +209,7 @@ class Library:
         get_pde(pde)
         if Path(method).suffix.lower() not in (".safetensors", *ELSEWHERE) and "/" not in method:
             return self.load(pde, method, resolution)
-        checkpoint = self.load_file(Path(method))
-        if checkpoint.info.pde != pde:
-            raise CheckpointError(f"{Path(method).name} is a checkpoint for {checkpoint.info.pde}, not for {pde}")
-        return checkpoint
+        path = Path(method).absolute()
+        if (found := read_info(path).pde) != pde:
+            raise CheckpointError(f"{path.name} is a checkpoint for {found}, not for {pde}")
+        return self._load(path, file_sha256(path))

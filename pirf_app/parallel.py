@@ -1,6 +1,7 @@
-"""Data-parallel work under `accelerate launch`: every process takes its share, sums are exchanged, process 0 speaks.
+"""Who computes, and where: the device; and data-parallel work under `accelerate launch`, where every process takes its
+share, sums are exchanged, and process 0 speaks.
 
-Without a launcher there is a team of one, and nothing here does anything. All processes run the same program; what a
+Without a launcher there is a team of one, on the device that was asked for. All processes run the same program; what a
 share is taken from (noise, rows of a pool) is drawn alike by all of them, so that the union of the shares is what one
 process would work on.
 """
@@ -12,6 +13,10 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from .pdes.base import InputError, shown
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,47 @@ class Team:
 ALONE = Team()
 
 
+def check_device(name: str) -> str:
+    """`name` itself if it is in `DEVICES`. Raises InputError."""
+    if name not in DEVICES:
+        raise InputError(f"the device must be one of {', '.join(DEVICES)}, not {shown(name)}")
+    return name
+
+
 def alone_on(device: str | torch.device) -> Team:
-    """A team of one on a device ("cpu", "cuda")."""
-    return Team(device=torch.device(device))
+    """A team of one on a device: one of `DEVICES`, of which "auto" is a GPU where there is one, or the device itself.
+    Raises InputError for one that is not here."""
+    if isinstance(device, torch.device):
+        return Team(device=device)
+    there = torch.cuda.is_available()
+    if check_device(device) == "cuda" and not there:
+        raise InputError("there is no CUDA device here: choose --device cpu, or auto")
+    return Team(device=torch.device("cuda" if there and device != "cpu" else "cpu"))
+
+
+def team(device: str = "auto") -> Team:
+    """The team that a launcher has made this process a member of, on the device that it has given it; without a
+    launcher, a team of one on `device`. Raises InputError for a device that is not here, or not the launcher's."""
+    check_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = launched()
+    elif os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1"):  # by `accelerate launch --cpu`
+        found = alone_on("cpu")
+    else:
+        return alone_on(device)
+    if device not in ("auto", found.device.type):
+        raise InputError(f"the launcher has given this process the device {found.device.type}: leave out --device")
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """What a report calls a device: the name of the GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @cache
-def team() -> Team:
-    """The team that a launcher has made this process a member of."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return ALONE
+def launched() -> Team:
+    """The team of several that a launcher has made this process a member of."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())

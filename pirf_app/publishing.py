@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
 from .cards import card_name, model_card, repository_card
-from .checkpoints import load_checkpoint, read_info
+from .checkpoints import read_info
 from .hub import parse_repo
 from .hub_client import PUSH_SECONDS, HubError, Transfer, api, in_time
 from .library import Library, entry_of
@@ -54,19 +54,27 @@ class Plan:
 
 
 def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
-    """All checkpoints of a library with their manifest, cards, licence and report. Every file is read strictly first.
-    Raises InputError or CheckpointError."""
+    """All checkpoints of a library with their manifest, cards, licence and report, and what they continue where that is
+    elsewhere. Every file is read strictly first. Raises InputError or CheckpointError."""
     repo = repository(repo)
     entries = library.manifest()
     if not entries:
         raise InputError(f"there is no checkpoint in {library.folder.name} to publish")
     rows = report["rows"] if report else []
-    infos = [load_checkpoint(library.folder / e["file"], library.find_parent, e["sha256"]).info for e in entries]
+    named = lambda entry: entry | {"file": file_name(Path(entry["file"]).stem)}  # noqa: E731
+    members = {e["sha256"]: (named(e), library.folder / e["file"]) for e in entries}
+    for entry, place in list(members.values()):
+        parent = library.load_file(place, entry["sha256"]).info.parent
+        if parent is not None and parent not in members:
+            found, file = library.parent_of(place, parent)
+            members[parent] = found | {"file": file_name(f"parent-{parent[:12]}")}, file
+    entries = [entry for entry, _ in members.values()]
+    infos = [read_info(place) for _, place in members.values()]
     card = repository_card(repo, list(zip(entries, infos, strict=True)), rows, report["floors"] if report else {})
     files: dict[str, Path | bytes] = {"README.md": card.encode(), "LICENSE": ROOT / "LICENSE"}
     files["manifest.json"] = as_json({"models": entries})
-    for entry, info in zip(entries, infos, strict=True):
-        files[entry["file"]] = library.folder / entry["file"]
+    for (entry, place), info in zip(members.values(), infos, strict=True):
+        files[entry["file"]] = place
         files[card_name(entry)] = model_card(entry, info, rows, entries).encode()
     if report:
         files["report.json"] = as_json(report)
@@ -74,7 +82,7 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
 
 
 def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
-    """One checkpoint file as a repository: with its parent, which `library` must have, so that it can be used alone.
+    """One checkpoint file as a repository: with its parent, which `library` must find, so that it can be used alone.
     Raises InputError or CheckpointError."""
     repo = repository(repo)
     checkpoint = library.load_file(path)
@@ -82,10 +90,7 @@ def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
     members, files = [], {}
     parent = checkpoint.info.parent
     if parent is not None:
-        located = library.located(parent)
-        if located is None:
-            raise InputError(f"the parent of {name} is not a model of this app, so it cannot be published alone")
-        found, place = located
+        found, place = library.parent_of(path, parent)
         found = found | {"file": file_name(Path(found["file"]).stem)}
         if found["file"].lower() == file.lower():
             file = file_name(f"tuned-{name}")

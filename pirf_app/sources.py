@@ -23,7 +23,7 @@ class HubLibrary(Library):
 
     def __init__(self, snapshot: Snapshot, bundled: Library):
         super().__init__(snapshot.folder)
-        self.snapshot, self.bundled, self.problems = snapshot, bundled, []
+        self.snapshot, self.fallback, self.problems = snapshot, bundled, []
         self.entries: list[dict] = super().manifest()
         self.entries = [entry for entry in self.entries if self._sound(entry)]
 
@@ -45,12 +45,6 @@ class HubLibrary(Library):
 
     def manifest(self) -> list[dict]:
         return self.entries
-
-    def find_parent(self, sha256: str) -> Checkpoint:
-        try:
-            return super().find_parent(sha256)
-        except CheckpointError:
-            return self.bundled.find_parent(sha256)
 
 
 @dataclass

@@ -15,6 +15,7 @@ import torch
 from scipy.fft import dct, rfft
 from torch import Tensor
 
+from .files import is_pointer, write_arrays
 from .pdes import PDE, InputError, get_pde
 
 # Solver seeds of the held-out data; training draws from seeds of 2^62 and more.
@@ -101,27 +102,22 @@ class Statistics:
         return cls(len(fields), std, amplitudes, power_spectrum(pde, fields), projected(fields, std), distance)
 
     def save(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:  # savez would add its own ending to a name
-            np.savez_compressed(
-                file,
-                n=self.n,
-                std=self.std,
-                amplitudes=self.amplitudes,
-                spectrum=self.spectrum.astype(np.float32),
-                quantiles=self.quantiles.astype(np.float16),
-                distance=self.distance,
-            )
-        temporary.replace(path)
+        """Raises InputError."""
+        small = {"spectrum": self.spectrum.astype(np.float32), "quantiles": self.quantiles.astype(np.float16)}
+        write_arrays(path, n=self.n, std=self.std, amplitudes=self.amplitudes, distance=self.distance, **small)
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
         """What `save` wrote. Raises InputError for another file."""
         try:
+            if is_pointer(path):
+                raise InputError(f"{path} is a Git LFS pointer, not the statistics themselves: run `git lfs pull`")
             with np.load(path) as file:
                 quantiles = file["quantiles"].astype(np.float32)
                 kept = (file[name] for name in ("std", "amplitudes", "spectrum"))
                 return cls(int(file["n"]), *kept, quantiles, float(file["distance"]))
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a file of reference statistics ({type(error).__name__})") from None
 

@@ -5,6 +5,7 @@ folder; what it makes are `{pde}-{resolution}-base` and `-pirf` checkpoints, a r
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from .cards import write_cards
 from .checkpoints import Checkpoint, load_checkpoint
 from .diffusion.network import NetworkConfig
 from .diffusion.pretraining import PretrainConfig, Pretraining
-from .diffusion.run_state import run_with_saves
+from .diffusion.run_state import Saves
 from .evaluation import environment, evaluate, flags, floors
+from .files import write_json
 from .library import Library
 from .methods.config import PirfConfig
 from .methods.events import DivergedError, PoolStep
@@ -42,6 +44,7 @@ from .tier_plan import (
 
 STAGES = tuple(SHARES)
 NOISE = ("noise_mean", "noise_std", "sigma_min", "sigma_max", "rho")
+log = logging.getLogger(__name__)
 SAVE_EVERY, SAVES = 60.0, 20  # seconds between saves of a run's state; how many there are at least in a tier's minutes
 
 
@@ -125,9 +128,7 @@ class Tier:
     def _write(self) -> None:
         plan = self.plan and asdict(self.plan) | {"network": self.plan.network.to_dict()}
         kept = {"options": asdict(self.options), "plan": plan, "seconds": self.seconds, "done": self.done}
-        temporary = self.note.with_suffix(".tmp")
-        temporary.write_text(json.dumps(kept, indent=1))
-        temporary.replace(self.note)
+        write_json(self.note, kept)
 
     def over(self, stage: str) -> bool:
         """Whether the minutes up to the end of `stage` are spent."""
@@ -187,15 +188,16 @@ class Tier:
         if torch.device(o.device).type == "cuda":
             run.model.network.compile()
         losses, reported = [], -math.inf
-        for step in run_with_saves(run, state, self.save_every):
-            losses.append(step.loss)
-            if step.seconds - reported > 2 or step.samples >= plan.samples:
-                self._write()
-                yield step.samples, plan.samples, f"loss {sum(losses) / len(losses):.4f}"
-                losses, reported = [], step.seconds
-            if self.over("pretrain"):
-                break
-        run.export(self.path("base"))
+        with Saves(run, state, self.save_every, log.warning) as saves:
+            for step in saves.events():
+                losses.append(step.loss)
+                if step.seconds - reported > 2 or step.samples >= plan.samples:
+                    self._write()
+                    yield step.samples, plan.samples, f"loss {sum(losses) / len(losses):.4f}"
+                    losses, reported = [], step.seconds
+                if self.over("pretrain"):
+                    break
+            run.export(self.path("base"))
 
     def _base(self) -> Checkpoint:
         return load_checkpoint(self.path("base"), lambda sha256: None)
@@ -215,19 +217,20 @@ class Tier:
         workers = alone_on(o.device)
         run = PirfTuning.load(base, state, workers) if state.exists() else PirfTuning(base, config, workers)
         total = plan.pool + plan.validation + plan.updates
-        try:
-            for event in run_with_saves(run, state, self.save_every):
-                if isinstance(event, PoolStep):
-                    yield event.done, total, "drawing trajectories"
-                elif getattr(event, "validation_residual", None) is not None:
-                    error = f"residual {event.validation_residual:.4g}, error {event.validation_solve_error:.2%}"
-                    yield plan.pool + plan.validation + event.update, total, error
-                self._write()
-                if self.over("tune") and run.update:
-                    break
-        except DivergedError as error:
-            yield plan.pool + plan.validation + run.update, total, f"{error}; the last finite weights are kept"
-        run.export(self.path("pirf"))
+        with Saves(run, state, self.save_every, log.warning) as saves:
+            try:
+                for event in saves.events():
+                    if isinstance(event, PoolStep):
+                        yield event.done, total, "drawing trajectories"
+                    elif getattr(event, "validation_residual", None) is not None:
+                        error = f"residual {event.validation_residual:.4g}, error {event.validation_solve_error:.2%}"
+                        yield plan.pool + plan.validation + event.update, total, error
+                    self._write()
+                    if self.over("tune") and run.update:
+                        break
+            except DivergedError as error:
+                yield plan.pool + plan.validation + run.update, total, f"{error}; the last finite weights are kept"
+            run.export(self.path("pirf"))
 
     @torch.no_grad()
     def _evaluate(self) -> Iterator[tuple[int, int, str]]:
@@ -243,6 +246,6 @@ class Tier:
             rows += found
             yield i + 1, len(EVALUATED_STEPS), f"{steps} steps: residual {found[-1]['residual_rms']:.4g}"
         rows.sort(key=lambda row: (row["method"], row["steps"]))
-        report = {"rows": rows, "floors": levels, "environment": environment() | {"seeds": [0]}}
-        (self.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        conditions = environment(torch.device(o.device)) | {"seeds": [0]}
+        write_json(self.folder / "report.json", {"rows": rows, "floors": levels, "environment": conditions})
         write_cards(Library(self.out), rows)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.pretraining import training_data
+from .files import write_json
 from .pdes import PDE, InputError, get_pde
 from .statistics import REFERENCE_SEED, Statistics
 
@@ -86,9 +87,7 @@ class DataFile:
             yield done
 
     def _write_note(self, done: int) -> None:
-        temporary = self.note.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"about": self.about, "done": done}))
-        temporary.replace(self.note)
+        write_json(self.note, {"about": self.about, "done": done})
 
     def load(self) -> Tensor:
         """The parts that are there, `[n, c, N, N]`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+LONG = 30.0  # seconds until a server that keeps somebody waiting gives up: longer than anybody should wait for it
 INLINE = 100_000  # larger files, and weights, go through LFS
 KINDS = {"": "model", "spaces/": "space", "datasets/": "dataset"}
 
@@ -118,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         self.fault = self.take_fault()
         try:
             if self.fault and self.fault.kind == "stall":
-                self.hub.closing.wait(120)
+                self.hub.closing.wait(LONG)
                 self.close_connection = True
             elif self.fault and self.fault.kind == "status":
                 self.answer(self.fault.status, {"error": "a fault of the test"}, self.fault.headers)
@@ -174,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
         elif kind == "trickle":
-            for i in range(len(body)):
+            for i in range(min(len(body), int(LONG / 0.05))):
                 if self.hub.closing.is_set():
                     break
                 self.wfile.write(body[i : i + 1])

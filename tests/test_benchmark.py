@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pirf_app import benchmark, cli_benchmark
-from pirf_app.benchmark import best_device, fine_tuning, peak_memory, sampling
+from pirf_app.benchmark import fine_tuning, peak_memory, sampling
 from pirf_app.cli import main
 from pirf_app.diffusion.network import UNet
 from pirf_app.library import Library
@@ -73,9 +73,3 @@ def test_peak_memory_sees_what_is_taken_and_given_back():
 def test_bad_options(options, capsys):
     assert main(["benchmark", "--pde", "darcy", "--tune", "none", *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
-def test_device(there, device, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert best_device() == device

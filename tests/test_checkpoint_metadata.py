@@ -177,9 +177,20 @@ def test_metadata_is_one_key(base_file):
         metadata = file.metadata()
     assert set(metadata) == {KEY}
     assert metadata[KEY] == json.dumps(json.loads(metadata[KEY]), sort_keys=True)
-    for other in (None, {}, {"info": metadata[KEY]}, metadata | {"format": "pt"}):
+    for other in (None, {}, {"info": metadata[KEY]}, metadata | {"format": "pt", "epoch": "3"}):
         save_file({"a": torch.zeros(1)}, base_file, other)
         assert "metadata" in refused(read_info, base_file)
+    assert "'epoch'" in refused(read_info, base_file)
+
+
+def test_what_other_tools_add_when_they_save_a_file_again_does_no_harm(base_file):
+    before = load_checkpoint(base_file, no_parent)
+    with safe_open(base_file, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, base_file, metadata | {"format": "pt"})
+    again = load_checkpoint(base_file, no_parent)
+    assert again.info == before.info
+    assert all(map(torch.equal, again.denoiser.parameters(), before.denoiser.parameters()))
 
 
 def test_absurd_network_is_refused_before_it_is_built(base_file, monkeypatch):

@@ -1,15 +1,17 @@
 """On a CUDA device, against the CPU: the same noise gives the same fields, and every trainer runs there."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from terminal import run
 from tiny import info_of, tiny_config, tiny_denoiser, tuned_from
 from tiny_runs import every_method
 
 from pirf_app import tier_plan
 from pirf_app.benchmark import fine_tuning, sampling
-from pirf_app.checkpoints import Checkpoint
+from pirf_app.checkpoints import Checkpoint, read_info
 from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
 from pirf_app.diffusion.sampler import Schedule
 from pirf_app.evaluation import draw_fields
@@ -120,6 +122,41 @@ def test_benchmark_measures_the_gpu():
     checkpoint = checkpoint_of("darcy")
     assert sampling(checkpoint, 4, 2, "cuda")["peak_bytes"] > 0
     assert fine_tuning(checkpoint, 1, "decoder", 4, "cuda")["updates_per_second"] > 0
+
+
+COMMANDS = {
+    "sample": ["sample", "--pde", "poisson", "--steps", 3, "--n", 2, "--json"],
+    "evaluate": ["evaluate", "--pde", "poisson", "--steps", 3, "--n", 2, "--json", "report.json"],
+    "pretrain": [
+        "pretrain", "--pde", "poisson", "--resolution", 16, "--channels", 8, "--multipliers", "1,2",
+        "--prior-box", 0, "--batch", 4, "--samples", 8,
+    ],
+    "finetune": [
+        "finetune", "--pde", "poisson", "--updates", 2, "--pool", 4, "--batch", 2, "--validation", 2,
+        "--pool-steps", 4,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("options", "used"), [([], True), (["--device", "cuda"], True), (["--device", "cpu"], False)])
+def test_commands_compute_where_they_are_told_to(command, options, used, small_models, capsys):
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    assert run(*COMMANDS[command], *options) == 0
+    assert (torch.cuda.memory_stats()["allocation.all.allocated"] > before) == used
+    name = torch.cuda.get_device_name() if used else "cpu"
+    if command == "sample":
+        assert json.loads(capsys.readouterr().out)["device"] == name
+    if command == "evaluate":
+        with open("report.json") as file:
+            assert json.load(file)["environment"]["device"] == name
+
+
+def test_a_state_goes_on_on_another_device(small_models):
+    for options in (["--samples", 8], ["--samples", 16, "--resume", "--device", "cpu"], ["--samples", 24, "--resume"]):
+        assert run(*COMMANDS["pretrain"], *options, "--out", "base.safetensors") == 0
+    assert read_info("base.safetensors").recipe["updates"] == 6
 
 
 def test_training_rate_is_measured():

@@ -76,6 +76,18 @@ def test_scale_is_the_linear_estimates_error(kind):
         torch.testing.assert_close(stated, measured, rtol=0.03, atol=0)
 
 
+@every_prior
+def test_error_variance_is_that_of_the_wiener_filter(kind):
+    """Channel by channel, exactly: C - C (C + sigma^2)^-1 C has it on its diagonal."""
+    prior, eye = small_prior(kind).double(), torch.eye(128, dtype=torch.float64)
+    covariance = dense(prior, lambda v: v)
+    for level in (0.05, 0.3, 1.0, 5.0):
+        left = covariance - covariance @ torch.linalg.inv(covariance + level**2 * eye) @ covariance
+        expected = left.diagonal().view(2, 64).mean(1)
+        stated = prior.error_variance(torch.tensor([level], dtype=torch.float64)).expand(1, 2, 1, 1).flatten().double()
+        torch.testing.assert_close(stated, expected, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["isotropic", "modes"])
 def test_loss_without_a_network_is_one(kind):
     model = Denoiser(NetworkConfig(8, 2 * SEEN[kind], 2, 8, (1,)))

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from conftest import free_port
 from terminal import run
+from waiting import eventually
 
 from pirf_app.diffusion.run_state import load_run
 from pirf_app.methods.registry import METHODS
@@ -74,9 +74,9 @@ def test_a_killed_run_resumes_to_the_same_bits(process, folder, tmp_path):
     finished(process(*app(*tune, "--out", "whole.safetensors", "--log", "whole.jsonl")))
     again = [*tune, "--out", "killed.safetensors", "--log", "killed.jsonl"]
     running, state = process(*app(*again)), tmp_path / "killed.state"
-    while not (state.exists() and (tmp_path / "killed.jsonl").read_text().count("TuningStep") > 8):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
+    begun = lambda: state.exists() and (tmp_path / "killed.jsonl").read_text().count("TuningStep") > 8  # noqa: E731
+    eventually(lambda: begun() or running.poll() is not None)
+    assert running.poll() is None, running.communicate()
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert not (tmp_path / "killed.safetensors").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -158,5 +159,6 @@ def test_a_run_is_pushed_with_the_visitors_token_and_only_to_their_account(tiny_
             with pytest.raises(InputError, match="sign in"):
                 push.pushed(model, tiny_library, "x", username, token)
         assert set(hub.repos) == {("model", "visitor/my-run")}
+    alone = shutil.copy(path, tmp_path)
     with pytest.raises(InputError, match="parent"):
-        run_plan(path, type(tiny_library)(tmp_path), "visitor/x", "x")
+        run_plan(Path(alone), type(tiny_library)(tmp_path), "visitor/x", "x")

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_config
+from waiting import eventually
 
 from pirf_app import cli_models, statistics, tier, tier_plan
 from pirf_app.checkpoints import save_checkpoint
@@ -160,15 +160,14 @@ def test_rehearsal_killed_and_resumed(tmp_path, capsys):
     options += ["--workers", "1", "--megabytes", "1.3", "--out", str(out), "--folder", str(folder)]
     arguments = [sys.executable, "-c", DRIVER, str(statistics.FOLDER), *options]
     process = subprocess.Popen(arguments, cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    state, deadline = folder / "pretrain.state", time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    state = folder / "pretrain.state"
+    eventually(lambda: state.exists() or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     updates = load_run(state)[2]["update"]
     data = (folder / "data.npy").stat().st_mtime_ns
     assert json.loads((folder / "tier.json").read_text())["done"] == ["data"]
-    assert not out.exists() or not list(out.iterdir())
+    assert not list(out.glob("*pirf*"))
     assert main([*options, "--resume"]) == 0
     assert "pirf" in capsys.readouterr().out
     assert (folder / "data.npy").stat().st_mtime_ns == data

@@ -76,6 +76,25 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_had_not_been_stopped(visitors):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_the_result_of_a_stopped_run_is_kept_although_its_state_does_not_fit(visitors, monkeypatch):
+    lanes = Lanes()
+    visitor, run = run_of(visitors, lanes)
+    lanes.slices = partial(lanes.slices, seconds=0)
+    for _ in run.work(lanes):
+        if run.history.done == 2:
+            run.stop()
+
+    def full(path):
+        raise InputError(f"{path} cannot be written (No space left on device)")
+
+    monkeypatch.setattr(run.tuning, "save", full)
+    run.finish(lanes, visitor.models)
+    assert (run.phase, run.resumable) == ("stopped", False)
+    assert "its result is kept" in run.message
+    assert str(run.folder) not in run.message
+    assert visitor.models.mine()[0].info.recipe["updates"] == 2
+
+
 def test_the_longest_name_has_a_best_state_too(visitors, monkeypatch):
     monkeypatch.setattr(TrainingRun, "best", property(lambda run: run.history.held[1]))
     lanes = Lanes()

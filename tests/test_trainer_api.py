@@ -1,12 +1,12 @@
 """Fine-tuning through the HTTP API of a running app with small models."""
 
-import time
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from safetensors.torch import load_file
+from waiting import eventually
 
 from pirf_app.library import Library
 
@@ -120,20 +120,14 @@ def test_a_learning_rate_of_ten_ends_in_words_and_the_rest_goes_on(clients):
 def test_sampling_goes_on_beside_a_training_and_leaving_ends_it(tiny_server, clients):
     leaver = Client(tiny_server, verbose=False)
     job = leaver.submit(**QUICK | {"validate_every": 1000}, updates=2000, api_name="/finetune")
-    while not job.outputs():
-        assert not job.done(), job.exception()
-        time.sleep(0.1)
-    began = time.monotonic()
+    eventually(lambda: job.outputs() or job.done())
+    assert not job.done(), job.exception()
     assert clients[0].predict("darcy", ["base", "pirf"], 5, 2, 0, api_name="/compare")["rows"]
-    assert time.monotonic() - began < 30
     assert not job.done()
     job.cancel()
     leaver.close()
-    deadline = time.monotonic() + 30
     places = tiny_server_lanes(tiny_server)
-    while places() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not places()
+    eventually(lambda: not places())
 
 
 def tiny_server_lanes(url: str):

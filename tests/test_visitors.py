@@ -1,18 +1,21 @@
 """The lane that visitors share, and the models that each of them has for themselves. No browser and no server."""
 
+import itertools
 import threading
-import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from waiting import eventually
 
+from pirf_app import checkpoints
 from pirf_app.checkpoints import MAX_BYTES
 from pirf_app.comparison import compare, last
 from pirf_app.methods.guidance import GUIDANCE
 from pirf_app.pdes.base import InputError
+from pirf_app.ui import lane
 from pirf_app.ui import own as own_module
 from pirf_app.ui import visitors as visitors_module
 from pirf_app.ui.lane import Lanes, Line, queued
@@ -34,37 +37,38 @@ def test_a_line_serves_in_order_of_arrival_and_tells_how_many_are_ahead():
     assert list(queued(places[2])) == []
 
 
-def events(count: int, seconds: float, log: list, name: str):
+def events(count: int, name: str, log: list, work):
     for k in range(count):
-        time.sleep(seconds)
+        work()
         log.append(name)
         yield k
 
 
 def test_a_sampler_gets_its_turns_while_a_training_goes_on():
-    lanes, log = Lanes(), []
-    taken: list = []
+    """However long a slice of the training may be: an event of either takes until the other one wants a turn."""
+    lanes, log, taken, over = Lanes(), [], [], threading.Event()
+    work = lambda: eventually(lambda: lanes.lane.waiting or over.is_set())  # noqa: E731
 
     def train():
-        taken.extend(lanes.slices(events(40, 0.02, log, "train"), seconds=10))
+        taken.extend(lanes.slices(events(40, "train", log, work), seconds=1e9))
 
     trainer = threading.Thread(target=train)
     trainer.start()
-    time.sleep(0.1)
-    assert list(lanes.steps(events(6, 0.02, log, "sample"))) == list(range(6))
+    assert list(lanes.steps(events(6, "sample", log, work))) == list(range(6))
+    over.set()
     trainer.join()
     assert [k for part in taken for k in part] == list(range(40))
     first, end = log.index("sample"), len(log) - 1 - log[::-1].index("sample")
-    between = log[first:end].count("train")
-    assert 0 < between <= 12  # an update or two between two steps of the sampler, however long a slice may be
+    assert log[first : end + 1] == 5 * ["sample", "train"] + ["sample"]
 
 
-def test_a_slice_ends_in_time_and_tells_what_came_before_an_error():
-    lanes = Lanes()
-    sizes = [len(part) for part in lanes.slices(events(6, 0.03, [], ""), seconds=0.08)]
-    assert sum(sizes) == 6
-    assert len(sizes) > 1
-    assert max(sizes) <= 3
+def test_a_slice_ends_in_time_and_tells_what_came_before_an_error(monkeypatch):
+    lanes, clock = Lanes(), itertools.count()
+    now = SimpleNamespace(seconds=0)
+    monkeypatch.setattr(lane, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    work = lambda: setattr(now, "seconds", 3 * next(clock))  # noqa: E731
+    sizes = [len(part) for part in lanes.slices(events(6, "", [], work), seconds=8)]
+    assert sizes == [4, 2]
 
     def failing():
         yield 1
@@ -128,8 +132,28 @@ def test_room_is_made_by_those_who_have_least_to_lose(visitors, tuned, monkeypat
     assert busy.folder.exists()
 
 
+class Timers:
+    """In place of `threading.Timer`, by a clock that a test sets."""
+
+    def __init__(self):
+        self.now, self.pending = 0.0, []
+
+    def __call__(self, seconds: float, function) -> SimpleNamespace:
+        timer = SimpleNamespace(due=self.now + seconds, function=function, start=lambda: self.pending.append(timer))
+        timer.cancel = lambda: timer in self.pending and self.pending.remove(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in [timer for timer in self.pending if timer.due <= self.now]:
+            self.pending.remove(timer)
+            timer.function()
+
+
 def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors, monkeypatch):
-    monkeypatch.setattr(visitors_module, "KEEP_SECONDS", 0.5)
+    timers = Timers()
+    monkeypatch.setattr(visitors_module.threading, "Timer", timers)
+    monkeypatch.setattr(visitors_module, "KEEP_SECONDS", 50)
     names = ("gone", "back", "sampling", "training", "at work")
     gone, back, sampling, training, at_work = (visitors.of(name) for name in names)
     for name in (*names, "late"):
@@ -138,13 +162,13 @@ def test_those_who_stay_away_are_forgotten_and_those_who_return_are_not(visitors
     late = visitors.of("late")  # a handler that goes on after its page was closed makes nobody stay
     assert visitors.of("at work") is at_work
     for _ in range(8):
-        time.sleep(0.1)
+        timers.advance(10)
         assert visitors.of("back") is back
         assert visitors.library("sampling") is sampling.models
     kept = [visitor.folder.exists() for visitor in (gone, late, at_work, back, sampling, training)]
     assert kept == [False, False, False, True, True, True]
     training.run.going = False
-    time.sleep(0.8)
+    timers.advance(80)
     assert not training.folder.exists()
     assert not visitors._known
 
@@ -241,14 +265,16 @@ def test_an_upload_is_checked_in_the_lane_and_left_to_those_who_may_share_it(vis
     assert models.mine()[0].path.exists()
 
 
-def test_two_gigabytes_are_refused_before_they_are_read(visitors, tmp_path):
+def test_two_gigabytes_are_refused_before_they_are_read(visitors, tmp_path, monkeypatch):
     path = tmp_path / "large.safetensors"
     with open(path, "wb") as file:
         file.truncate(2 * 2**30)
-    began = time.monotonic()
+    for module in (checkpoints, own_module):
+        monkeypatch.setattr(module, "open", lambda *_: pytest.fail("it was read"), raising=False)
+    monkeypatch.setattr(checkpoints, "safe_open", None)
+    monkeypatch.setattr(own_module, "shutil", None)
     with pytest.raises(InputError, match=f"at most {MAX_BYTES // 10**6}"):
         visitors.of("a").models.add(path)
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 41, "a\nb"])

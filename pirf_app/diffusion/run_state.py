@@ -1,8 +1,11 @@
-"""The state of an unfinished training run as one safetensors file, so that resuming never unpickles anything."""
+"""The state of an unfinished training run as one safetensors file, so that resuming never unpickles anything; and when
+it is saved."""
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from torch import Tensor
 
 from ..pdes.base import InputError, shown
 from ..tensor_file import write_tensors
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def save_run(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict) -> None:
@@ -56,18 +61,75 @@ def check_interval(seconds: float) -> None:
         raise InputError(f"the seconds between saves must be above 0, not {seconds}")
 
 
-def run_with_saves(run, state: Path, interval: float) -> Iterator:
-    """The events of `run.run()`; its state is saved every `interval` seconds and at the end, by one process of a team.
+class StoppedError(Exception):
+    """A signal has asked this process to end; the message says what is kept of its work."""
 
-    What was saved the caller has dealt with: a log that it writes is never behind the state."""
-    check_interval(interval)
-    saved = time.monotonic()
-    try:
-        for event in run.run():
+    def __init__(self, number: int, message: str = "stopped"):
+        super().__init__(message)
+        self.number = number
+
+
+class Saves:
+    """Keeps the state of a training run in the file `state`: every `interval` seconds while `events` are read, and at
+    the end of a `with` block around that; by one process of a team.
+
+    What the block writes at its end, the result, is there before the last state is, which is far larger and may not
+    fit. A save that fails is told to `tell` and the run goes on, with the state of before; where it is the last one, a
+    good block ends in InputError. SIGINT and SIGTERM end the run after the event at work, so that the state is that of
+    whole updates, and at once when they come again: the block ends in StoppedError."""
+
+    def __init__(self, run, state: Path, interval: float, tell: Callable[[str], None]):
+        check_interval(interval)
+        self.run, self.state, self.interval, self.tell = run, state, interval, tell
+        self.begun, self.failing, self.signal = False, False, None
+        self.handlers: dict = {}
+
+    def __enter__(self) -> "Saves":
+        if threading.current_thread() is threading.main_thread():  # no other one may ask for signals
+            wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self.handlers = {number: signal.signal(number, self._stop) for number in wanted}
+        return self
+
+    def _stop(self, number: int, frame: object) -> None:
+        again, self.signal = self.signal is not None, number
+        if again or not self.begun:  # before the first event there is nothing to lose, and it may be a while
+            raise StoppedError(number)
+
+    def events(self) -> Iterator:
+        """The events of `run.run()`. What was saved the caller has dealt with: a log that it writes is never behind the
+        state."""
+        saved = time.monotonic()
+        for event in self.run.run():
+            self.begun = True
             yield event
-            if run.workers.main and time.monotonic() - saved >= interval:
-                run.save(state)
-                saved = time.monotonic()
-    finally:
-        if run.workers.main:
-            run.save(state)
+            if self.signal is not None:
+                raise StoppedError(self.signal)
+            if time.monotonic() - saved >= self.interval:
+                failure = self._save()
+                if failure and not self.failing:  # once for several in a row
+                    self.tell(f"{failure}; the run goes on, and tries again")
+                self.failing, saved = failure is not None, time.monotonic()
+
+    def _save(self) -> InputError | None:
+        """Why the state could not be written; None if it was, or another process does it."""
+        try:
+            if self.run.workers.main:
+                self.run.save(self.state)
+        except InputError as error:
+            return error
+        return None
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.begun = True  # a first signal does not break off the save
+        try:
+            failure = self._save()
+        finally:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+        if kind not in (None, GeneratorExit) and self.signal is not None:
+            kept = f"{self.state} keeps the run, which goes on with --resume"
+            raise StoppedError(self.signal, f"stopped: {failure or kept}") from None
+        if failure and kind is None:
+            raise InputError(f"{failure}; the result was written, but --resume cannot go on from where the run ended")
+        if failure:
+            self.tell(str(failure))

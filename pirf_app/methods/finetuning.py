@@ -1,7 +1,9 @@
 """What a fine-tuning run will take, and recipes that fit a given time on this machine."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 
@@ -143,13 +145,20 @@ def continued(base: Checkpoint) -> dict:
 
 
 def command_line(
-    config: TuningConfig, base: Checkpoint, out: str, method: str = "pirf", begin: str | None = None
+    config: TuningConfig,
+    base: Checkpoint,
+    out: str,
+    method: str = "pirf",
+    begin: str | None = None,
+    parents: Iterable[Path] = (),
 ) -> str:
-    """The command that repeats a run elsewhere. `begin` is the file of a checkpoint that is not bundled."""
+    """The command that repeats a run elsewhere. `begin` is the file of a checkpoint that is not bundled, `parents` are
+    the files in which what it continues may be."""
     entries = {entry["sha256"]: entry["method"] for entry in Library(BUNDLED).manifest()}
     begin = begin or entries.get(base.sha256) or f"{base.info.title}.safetensors"
     words = ["python", "-m", "pirf_app", "finetune", "--pde", base.info.pde, "--method", method]
     words += [] if begin == "base" else ["--from", begin]
+    words += [word for path in parents for word in ("--parent", str(path))]
     for known in fields(config):
         value = getattr(config, known.name)
         if value != known.default or known.name == "seed":

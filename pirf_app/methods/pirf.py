@@ -34,9 +34,7 @@ class PirfTuning(TuningLoop):
 
     method, config_class = "pirf", PirfConfig
 
-    def __init__(
-        self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE, own_reward: Reward | None = None
-    ):
+    def __init__(self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE, own_reward: Reward | None = None):
         super().__init__(base, config, workers)
         self.pool = Handovers()
         self.own_reward = own_reward

@@ -5,7 +5,7 @@ import logging
 import threading
 from functools import partial
 
-from ..checkpoints import CheckpointError, file_sha256, read_info
+from ..checkpoints import CheckpointError, file_sha256, read_info, sentences
 from ..comparison import available
 from ..diffusion.sampler import Schedule
 from ..library import Library
@@ -35,24 +35,23 @@ def problems(library: Library) -> list[str]:
         return [str(error)]
     if not entries:
         return ["there are no checkpoints here yet, so nothing can be computed"]
-    known = {entry["sha256"] for entry in entries}
     for entry in entries:
         path = library.folder / entry["file"]
         try:
             info = read_info(path)
             if file_sha256(path) != entry["sha256"]:
-                found.append(f"{entry['file']} is not the file that the manifest lists: its SHA-256 differs")
-            elif info.parent is not None and info.parent not in known:
-                found.append(f"{entry['file']} cannot be used: its parent {info.parent[:12]} is not here")
+                raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
+            if info.parent is not None and library.parent_of(path, info.parent) is None:
+                raise CheckpointError(f"{path.name} cannot be used: its parent {info.parent[:12]} is not here")
         except InputError as error:
-            found.append(str(error))
-    return found
+            found.append(error)
+    return sentences(found)
 
 
-def warm_up(library: Library, seconds: float, lanes: Lanes) -> None:
+def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
     """Loads every checkpoint, strictly, in the background after so many seconds, each in a turn of the lane, so that
-    nobody has to wait for that; logs what cannot be used. Ends before the process does: torch aborts if it is cut off
-    at work."""
+    nobody has to wait for that; logs what cannot be used. The thread ends before the process does: torch aborts if it
+    is cut off at work."""
     stop = threading.Event()
 
     def work() -> None:
@@ -62,17 +61,21 @@ def warm_up(library: Library, seconds: float, lanes: Lanes) -> None:
         except InputError as error:
             log.warning("%s", error)
             return
+        found = []
         for entry in entries:
             if stop.is_set():
                 return
             try:
                 lanes.do(partial(library.load, entry["pde"], entry["method"], entry["resolution"]))
             except InputError as error:
-                log.warning("%s", error)
+                found.append(error)
+        for sentence in sentences(found):
+            log.warning("%s", sentence)
 
     thread = threading.Thread(target=work, daemon=True, name="warm-up")
     thread.start()
     atexit.register(lambda: (stop.set(), thread.join()))
+    return thread
 
 
 def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:

@@ -166,15 +166,19 @@ class TrainingRun:
         self._preview = time.monotonic(), time.monotonic() - began
 
     def park(self) -> None:
-        """Keeps the run as files: its state, to go on from, and the checkpoints that it has made so far."""
+        """Keeps the run as files: the checkpoints that it has made so far, and its state, to go on from, which is
+        larger: where that does not fit, the run ends with them."""
         tuning = self.tuning
         self.samples = tuning.preview(PREVIEW_SAMPLES) or self.samples
         self.version += 1
-        if self.outcome == "stopped":
-            tuning.save(self.state)
         if tuning.update:
             for which in ("last", "best") if tuning.best is not None else ("last",):
                 tuning.export(self.folder / f"{which}.safetensors", which=which)
+        if self.outcome == "stopped":
+            try:
+                tuning.save(self.state)
+            except InputError:
+                self.message = "there is no room here for what the run would go on from: its result is kept"
 
     def files(self) -> dict[str, Path]:
         """The checkpoints that there are, by state. "best" is left out where it is the last one."""
