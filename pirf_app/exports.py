@@ -17,6 +17,9 @@ from .pdes.base import InputError
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 FIRST_VIEW = Path(__file__).resolve().parent.parent / "assets" / "first_view.npz"
+# What the page shows of every method, and of solver data.
+SHOWN = {"nfe", "seconds", "precision", "residual_ratio", "solve_error_ratio", "conservation_rate", "amplitude"}
+SHOWN_FLOORS = {"residual_rms", "solve_error_median", "boundary_rms", "boundary_rounding", "amplitude_range"}
 PARTS = ("fields", "residual", "solution")
 
 
@@ -54,6 +57,8 @@ def read_npz(path: Path) -> Comparison:
                 results.append(MethodResult(row["method"], fields, residual, solution, samples, row))
             if tuple(r.method for r in results) != settings.methods or not results:
                 raise ValueError("methods do not fit")
+            if not all(r.row.keys() >= SHOWN for r in results) or not meta["floors"].keys() >= SHOWN_FLOORS:
+                raise ValueError("another version of this app wrote it")
             return Comparison(settings, tuple(results), meta["floors"], tuple(meta["notes"]))
     except UNREADABLE as error:
         raise InputError(f"{Path(path).name} cannot be read as a comparison ({error})") from None

@@ -135,8 +135,8 @@ def test_figures_are_by_its_own_equation(pair, monkeypatch):
     """Solver data at Re = 1000 in place of what the model draws: everything is at the floor."""
     checkpoint = pair.load("kolmogorov", "base", 16)
     monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 16)
-    monkeypatch.setattr(evaluation, "draw_together", lambda *a, **k: ([flow()], 3))
-    (row,) = evaluate([checkpoint], 3, 4, 0)
+    monkeypatch.setattr(evaluation, "draw_together", lambda *a, **k: [evaluation.Drawn(flow(), 3, 1.0)])
+    (row,) = evaluate([checkpoint], 3, 4, [0])
     assert row["parameters"] == RE
     floor = floors("kolmogorov", 16, 4, RE)
     names = ("residual_rms", "second_residual_rms", "solve_error_median", "paper_mse", "sliced_wasserstein")
@@ -148,7 +148,7 @@ def test_figures_are_by_its_own_equation(pair, monkeypatch):
     assert measured.row["parameters"] == RE
     assert measured.row["residual_rms"] < 1e-3
     assert max(measured.samples["solve_error"]) < 1e-3
-    (plain,) = evaluate([replace(checkpoint, info=replace(checkpoint.info, parameters={}))], 3, 4, 0)
+    (plain,) = evaluate([replace(checkpoint, info=replace(checkpoint.info, parameters={}))], 3, 4, [0])
     assert "parameters" not in plain
     assert plain["residual_rms"] > 1000 * row["residual_rms"]
 

@@ -139,7 +139,9 @@ def test_two_processes_report_as_one(process, folder, tmp_path):
     assert len(one["rows"]) == len(two["rows"]) == 4
     for left, right in zip(one["rows"], two["rows"], strict=True):
         assert left.keys() == right.keys()
-        for key in left.keys() - {"seconds"}:
+        for key in left.keys() - {"seconds", "by_seed"}:
             assert left[key] == (
                 pytest.approx(right[key], rel=1e-3) if isinstance(left[key], float | list) else right[key]
             )
+        for mine, theirs in zip(left["by_seed"], right["by_seed"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3)
