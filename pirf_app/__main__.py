@@ -1,7 +1,7 @@
 import signal
 import sys
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     # Ended by a signal as by an error: what is half written is cleared away. A training run sees to it that it is kept.

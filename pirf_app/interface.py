@@ -6,16 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoints import Checkpoint, save_checkpoint
-from .comparison import whole_number
-from .evaluation import draw_fields, figures
-from .library import Library
-from .methods.config import PirfConfig
-from .methods.events import Event
-from .methods.pirf import PirfTuning
+from .common.checks import MAX_SEED, InputError, whole_number
+from .evaluation.figures import draw_fields, figures
+from .methods.pirf import PirfConfig, PirfTuning
 from .methods.rewards import Reward
-from .pdes import PDE, InputError, get_pde
-from .pdes.base import MAX_SEED
+from .models.checkpoint import Checkpoint, save_checkpoint
+from .models.library import Library
+from .pdes import PDE, get_pde
+from .training.events import Event
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,15 @@ from huggingface_hub import constants
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from torch import Tensor
 
-from pirf_app import cli, cli_finetune, cli_models, statistics
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.exports import write_first_view
-from pirf_app.library import BUNDLED, Library
+from pirf_app.cli import finetune as cli_finetune
+from pirf_app.cli import main as cli
+from pirf_app.cli import models as cli_models
+from pirf_app.evaluation import statistics
+from pirf_app.evaluation.exports import write_first_view
+from pirf_app.hub.publish import publish_plan
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.models.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names, vorticity
-from pirf_app.publishing import publish_plan
 
 TOKEN = "hf_writer"  # of the user "owner" of the Hub on loopback
 REPO = "owner/models"
@@ -138,8 +141,8 @@ LANES = {}  # of the servers that run, by address
 @pytest.fixture(scope="module")
 def tiny_server(tiny_library, tmp_path_factory):
     """The address of a running app with `tiny_library`."""
-    from pirf_app.ui.lane import Lanes
     from pirf_app.ui.page import build, launch
+    from pirf_app.ui.serving.lanes import Lanes
 
     lanes = Lanes()
     demo = build(tiny_library, tmp_path_factory.mktemp("nothing") / "missing.npz", lanes)
@@ -201,7 +204,7 @@ def published(hub_here, plan):
 
 @pytest.fixture
 def visitors(tiny_library):
-    from pirf_app.ui.visitors import Visitors
+    from pirf_app.ui.serving.visitors import Visitors
 
     return Visitors(tiny_library)
 

@@ -3,9 +3,9 @@
 import pytest
 from edm_reference import EDMPrecond, reference_network
 
-from pirf_app.checkpoints import CheckpointError
-from pirf_app.cli import main
-from pirf_app.edm_import import import_edm
+from pirf_app.cli.main import main
+from pirf_app.models.checkpoint import CheckpointError
+from pirf_app.models.edm.network import import_edm
 from pirf_app.pdes import get_pde
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}

@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pirf_app.checkpoints import KEY, CheckpointError
+from pirf_app.models.checkpoint import KEY, CheckpointError
 
 
 def no_parent(sha256: str):

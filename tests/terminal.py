@@ -1,10 +1,10 @@
 """The command line from within a test."""
 
-from pirf_app import cli
+from pirf_app.cli import main
 
 
 def run(*arguments) -> int:
-    return cli.main([str(a) for a in arguments])
+    return main.main([str(a) for a in arguments])
 
 
 def refused(capsys, *arguments) -> str:

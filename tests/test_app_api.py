@@ -13,14 +13,14 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from pirf_app.comparison import Settings, compare, last
-from pirf_app.exports import read_npz
-from pirf_app.library import BUNDLED, Library
+from pirf_app.common.checks import InputError
+from pirf_app.evaluation.comparison import Settings, compare, last
+from pirf_app.evaluation.exports import read_npz
+from pirf_app.models.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names
-from pirf_app.pdes.base import InputError
-from pirf_app.ui.lane import Lanes
-from pirf_app.ui.models import warm_up
 from pirf_app.ui.page import usable_cores
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.offered import warm_up
 
 OFFERED = [name for name in pde_names() if Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)).methods(name)]
 
@@ -115,8 +115,8 @@ def damaged(library, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named_and_the_others_work(damaged, first_view):
-    from pirf_app.ui.models import problems
     from pirf_app.ui.page import build
+    from pirf_app.ui.serving.offered import problems
 
     said = problems(damaged)
     assert len(said) == 1
@@ -129,8 +129,8 @@ def test_a_damaged_checkpoint_is_named_and_the_others_work(damaged, first_view):
 
 
 def test_the_page_is_built_without_checkpoints_manifest_or_first_view(tmp_path):
-    from pirf_app.ui.models import problems
     from pirf_app.ui.page import build
+    from pirf_app.ui.serving.offered import problems
 
     assert "no checkpoints" in problems(Library(tmp_path))[0]
     build(Library(tmp_path), tmp_path / "missing.npz")
@@ -141,7 +141,7 @@ def test_the_page_is_built_without_checkpoints_manifest_or_first_view(tmp_path):
 
 
 def test_links_restore_settings(library):
-    from pirf_app.ui.links import from_query, to_query
+    from pirf_app.ui.compare.links import from_query, to_query
 
     settings = Settings("poisson", ("base", "pirf"), 20, 2, 2**63 - 1, sigma_min=0.05)
     query = dict(part.split("=") for part in to_query(settings).split("&"))
@@ -160,9 +160,10 @@ def test_links_restore_settings(library):
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_a_comparison_of_any_benchmark_is_shown_linked_and_exported(library, name, tmp_path):
-    from pirf_app.ui import parts, words
-    from pirf_app.ui.files import export
-    from pirf_app.ui.links import from_query, to_query
+    from pirf_app.ui.compare.downloads import export
+    from pirf_app.ui.compare.links import from_query, to_query
+    from pirf_app.ui.drawing import axes as words
+    from pirf_app.ui.drawing import html as parts
 
     pde = get_pde(name)
     comparison = last(compare(library, name, library.methods(name), 2, 1, 0))
@@ -181,7 +182,7 @@ def test_a_comparison_of_any_benchmark_is_shown_linked_and_exported(library, nam
 
 def two_rows(name: str):
     """Noise on the scale of a benchmark's data in the place of two methods' samples."""
-    from pirf_app.ui.panels import Shown
+    from pirf_app.ui.drawing.panels import Shown
 
     pde = get_pde(name)
     draw = torch.Generator().manual_seed(0)
@@ -193,8 +194,8 @@ def two_rows(name: str):
 
 @pytest.mark.parametrize("name", pde_names())
 def test_the_figure_has_linked_axes_and_one_colour_scale_per_column(name):
-    from pirf_app.ui.figures import plotly_grid, png_grid
-    from pirf_app.ui.panels import grids, still
+    from pirf_app.ui.drawing.figures import plotly_grid, png_grid
+    from pirf_app.ui.drawing.panels import grids, still
 
     pde, shown = two_rows(name)
     views = grids(shown)
@@ -224,7 +225,7 @@ def test_the_figure_has_linked_axes_and_one_colour_scale_per_column(name):
 
 
 def test_frames_share_their_scales_and_change_is_counted_from_the_first():
-    from pirf_app.ui.panels import grids, view_number
+    from pirf_app.ui.drawing.panels import grids, view_number
 
     pde, shown = two_rows("kolmogorov")
     views = grids(shown)
@@ -245,7 +246,7 @@ def test_frames_share_their_scales_and_change_is_counted_from_the_first():
 
 @pytest.mark.parametrize("name", pde_names())
 def test_every_benchmark_has_a_small_picture_in_the_selector(name):
-    from pirf_app.ui import thumbnails
+    from pirf_app.ui.drawing import thumbnails
 
     path = thumbnails.FOLDER / f"{name}.png"
     assert path.stat().st_size < 15_000

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pirf_app import benchmark, cli_benchmark
-from pirf_app.benchmark import fine_tuning, peak_memory, sampling
-from pirf_app.cli import main
+from pirf_app.cli import benchmark as cli_benchmark
+from pirf_app.cli.main import main
 from pirf_app.diffusion.network import UNet
-from pirf_app.library import Library
+from pirf_app.models.library import Library
+from pirf_app.tier import benchmark
+from pirf_app.tier.benchmark import fine_tuning, peak_memory, sampling
 
 pytestmark = pytest.mark.usefixtures("small_models", "quick_data")
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pirf_app.checkpoints import file_sha256
-from pirf_app.evaluation import draw_fields
-from pirf_app.library import BUNDLED, Library
+from pirf_app.evaluation.figures import draw_fields
+from pirf_app.evaluation.statistics import FOLDER, Statistics
+from pirf_app.models.checkpoint import file_sha256
+from pirf_app.models.library import BUNDLED, Library
 from pirf_app.pdes import get_pde
-from pirf_app.statistics import FOLDER, Statistics
 
 ENTRIES = Library().manifest()
 pytestmark = pytest.mark.skipif(not ENTRIES, reason="no checkpoints are bundled yet")

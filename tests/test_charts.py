@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pirf_app.methods.events import TuningStep
-from pirf_app.ui.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
-from pirf_app.ui.history import History, charts
+from pirf_app.training.events import TuningStep
+from pirf_app.ui.drawing.charts import Chart, Curve, Scale, draw, scale_of, smooth, ticks, updates_axis
+from pirf_app.ui.train.history import History, charts
 
 
 def history_of(count: int, worse: bool = False) -> History:

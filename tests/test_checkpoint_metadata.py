@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from spoiled import no_parent, refused, rewrite
 from tiny import info_of, prior_config, tiny_config, tiny_denoiser
 
-from pirf_app import checkpoints
-from pirf_app.checkpoints import KEY, load_checkpoint, read_info, save_checkpoint
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.sampler import Schedule
+from pirf_app.models import checkpoint
+from pirf_app.models.checkpoint import KEY, load_checkpoint, read_info, save_checkpoint
 from pirf_app.pdes import get_pde
 
 
@@ -168,7 +168,7 @@ def test_metadata_that_is_no_json_object(base_file, text):
 
 def test_metadata_that_would_fill_the_memory(base_file, monkeypatch):
     rewrite(base_file, recipe={"a": [[]] * 400_000})
-    monkeypatch.setattr(checkpoints, "safe_open", None)  # it is not even opened
+    monkeypatch.setattr(checkpoint, "safe_open", None)  # it is not even opened
     assert "MB of metadata" in refused(read_info, base_file)
 
 

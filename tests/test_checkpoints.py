@@ -8,9 +8,9 @@ import torch
 from spoiled import filled, no_parent, refused, rewrite, with_first
 from tiny import PRIORS, info_of, prior_config, tiny_denoiser
 
-from pirf_app import checkpoints
-from pirf_app.checkpoints import file_sha256, load_checkpoint, read_info, save_checkpoint
 from pirf_app.diffusion.sampler import Schedule, initial_noise
+from pirf_app.models import checkpoint
+from pirf_app.models.checkpoint import file_sha256, load_checkpoint, read_info, save_checkpoint
 from pirf_app.pdes import get_pde, pde_names
 
 
@@ -97,7 +97,7 @@ def test_wrong_tensors(base_file, change, word):
 
 
 def test_file_over_the_limit(base_file, monkeypatch):
-    monkeypatch.setattr(checkpoints, "MAX_BYTES", 1000)
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", 1000)
     assert "MB" in refused(read_info, base_file)
 
 

@@ -12,9 +12,10 @@ import torch
 from terminal import refused, run
 from test_evaluation import ROW
 
-from pirf_app import cli, statistics
-from pirf_app.library import Library
+from pirf_app.cli import main
+from pirf_app.evaluation import statistics
 from pirf_app.methods.registry import METHODS
+from pirf_app.models.library import Library
 from pirf_app.pdes import get_pde, pde_names
 
 every_pde = pytest.mark.parametrize("name", pde_names())
@@ -161,7 +162,7 @@ def test_errors_of_the_system_are_one_sentence(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "data.npz")
 
-    monkeypatch.setattr(cli.np, "savez_compressed", full)
+    monkeypatch.setattr(main.np, "savez_compressed", full)
     message = refused(capsys, "data", "--pde", "poisson", "--n", 1, "--resolution", 8)
     assert "data.npz" in message
     assert "No space left" in message

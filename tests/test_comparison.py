@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from pirf_app.comparison import Comparison, Preview, Settings, check_settings, compare, conclude, last, whole_number
+from pirf_app.common.checks import InputError, whole_number
 from pirf_app.diffusion import denoiser, sampler
+from pirf_app.diffusion.guidance import DiffusionPDE
 from pirf_app.diffusion.network import UNet
-from pirf_app.evaluation import draw_fields, residual_rms
-from pirf_app.exports import csv_text, read_npz, write_npz
-from pirf_app.methods.guidance import DiffusionPDE
+from pirf_app.evaluation.comparison import Comparison, Preview, Settings, check_settings, compare, conclude, last
+from pirf_app.evaluation.exports import csv_text, read_npz, write_npz
+from pirf_app.evaluation.figures import draw_fields, residual_rms
 from pirf_app.pdes import get_pde, pde_names
-from pirf_app.pdes.base import InputError
-from pirf_app.ui import parts
-from pirf_app.ui.parts import table
+from pirf_app.ui.drawing import html
+from pirf_app.ui.drawing.html import table
 
 METHODS = ["base", "pirf"]
 pytestmark = pytest.mark.usefixtures("quick_data")
@@ -129,7 +129,7 @@ def made_up(
     *pairs: tuple[float, float], amplitude: float = 1.0, far: tuple = (1,), reinterpreted: float = 0.0
 ) -> Comparison:
     """A comparison whose methods have these residuals and forward-solve errors; `far` ones have that amplitude."""
-    from pirf_app.comparison import MethodResult
+    from pirf_app.evaluation.comparison import MethodResult
 
     empty = np.zeros((1, 2, 8, 8), np.float32)
     results = []
@@ -214,7 +214,7 @@ def test_the_page_computes_in_the_precision_of_everything_else(library, comparis
         assert mine.row["precision"] == "float32"
     header, line, *_ = csv_text(comparison).splitlines()
     assert dict(zip(header.split(","), line.split(","), strict=True))["precision"] == "float32"
-    assert "float32" in parts.caption(comparison, False)
+    assert "float32" in html.caption(comparison, False)
 
 
 def test_npz_has_the_contract_and_comes_back(comparison, pde, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pde_data import data, every_pde
 
-from pirf_app.evaluation import CLOSED
+from pirf_app.evaluation.figures import CLOSED
 from pirf_app.pdes import get_pde, pde_names
 
 RESOLUTION, SAMPLES = 64, 16

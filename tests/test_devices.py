@@ -9,11 +9,11 @@ import torch
 from terminal import refused, run
 from torch.overrides import TorchFunctionMode
 
-from pirf_app import parallel
-from pirf_app.benchmark import synchronise
+from pirf_app.common import parallel
+from pirf_app.common.checks import InputError
+from pirf_app.common.parallel import Team, alone_on, team
 from pirf_app.methods.registry import METHODS
-from pirf_app.parallel import Team, alone_on, team
-from pirf_app.pdes import InputError
+from pirf_app.tier.benchmark import synchronise
 
 pytestmark = pytest.mark.usefixtures("quick_data", "small_models")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

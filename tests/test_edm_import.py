@@ -8,14 +8,13 @@ import torch
 from edm_files import SMALL, network, refused, run
 from edm_reference import Persistent, contents, write_pickle
 
-from pirf_app.checkpoints import Checkpoint, load_checkpoint
-from pirf_app.cli import main
+from pirf_app.cli.main import main
 from pirf_app.diffusion.sampler import Schedule, initial_noise
-from pirf_app.edm_import import import_edm
-from pirf_app.evaluation import draw_fields
-from pirf_app.library import Library
-from pirf_app.methods.config import PirfConfig
-from pirf_app.methods.pirf import PirfTuning
+from pirf_app.evaluation.figures import draw_fields
+from pirf_app.methods.pirf import PirfConfig, PirfTuning
+from pirf_app.models.checkpoint import Checkpoint, load_checkpoint
+from pirf_app.models.edm.network import import_edm
+from pirf_app.models.library import Library
 from pirf_app.pdes import get_pde
 
 SIZES = [

@@ -8,9 +8,8 @@ import torch
 from tiny import tiny_denoiser
 from tiny_runs import SLOW, SMALL, every_method, tiny_base, tiny_run
 
-from pirf_app.checkpoints import Checkpoint, InputError
-from pirf_app.methods.config import PirfConfig
-from pirf_app.methods.finetuning import (
+from pirf_app.methods.pirf import PirfConfig, PirfTuning
+from pirf_app.methods.presets import (
     PRESETS,
     check_fits,
     command_line,
@@ -19,9 +18,9 @@ from pirf_app.methods.finetuning import (
     preset,
     trainable_parameters,
 )
-from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.registry import find_method
 from pirf_app.methods.speed import measure_speed
+from pirf_app.models.checkpoint import Checkpoint, InputError
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 
@@ -136,7 +135,7 @@ def test_unknown_names_are_refused():
 
 def test_the_command_line_names_all_that_differs(tmp_path):
     """Read back by the option's own parser, it is the same recipe."""
-    from pirf_app import cli
+    from pirf_app.cli import main
 
     config = replace(
         PirfConfig(), updates=7, learning_rate=3e-4, pool_steps=(6, 9), trainable="last", ema=0.5, warmup=3, clip=2.0,
@@ -145,7 +144,7 @@ def test_the_command_line_names_all_that_differs(tmp_path):
     words = shlex.split(command_line(config, tiny_base(), "a b.safetensors", begin="base"))
     assert words[:4] == ["python", "-m", "pirf_app", "finetune"]
     assert words[-2:] == ["--out", "a b.safetensors"]
-    command = cli.typer.main.get_command(cli.app).commands["finetune"]
+    command = main.typer.main.get_command(main.app).commands["finetune"]
     found = command.make_context("finetune", words[4:]).params
     read = {k: v for k, v in found.items() if k in asdict(config) and v is not None}
     read["pool_steps"] = tuple(map(int, read["pool_steps"].split(",")))

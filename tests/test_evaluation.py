@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
-from pirf_app import statistics
-from pirf_app.checkpoints import Checkpoint
-from pirf_app.evaluation import draw_fields, evaluate, figures, flags, floors, residual_rms
-from pirf_app.pdes import InputError, get_pde, pde_names
-from pirf_app.report import format_table
-from pirf_app.statistics import Statistics, projected, reference, sliced_wasserstein
+from pirf_app.common.checks import InputError
+from pirf_app.evaluation import statistics
+from pirf_app.evaluation.figures import draw_fields, evaluate, figures, flags, floors, residual_rms
+from pirf_app.evaluation.report import format_table
+from pirf_app.evaluation.statistics import Statistics, projected, reference, sliced_wasserstein
+from pirf_app.models.checkpoint import Checkpoint
+from pirf_app.pdes import get_pde, pde_names
 
 RESOLUTION, SAMPLES = 32, 48
 FLOOR = {"burgers": 2e-2, "kolmogorov": 2e-2}  # of the time difference

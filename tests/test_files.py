@@ -15,13 +15,14 @@ import torch
 from terminal import refused
 from tiny import info_of, tiny_denoiser
 
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.comparison import compare, last
-from pirf_app.diffusion.run_state import save_run
-from pirf_app.exports import write_csv, write_npz
-from pirf_app.files import replacing, write_arrays, write_json, write_text
-from pirf_app.pdes import InputError, get_pde
-from pirf_app.statistics import Statistics
+from pirf_app.common.checks import InputError
+from pirf_app.common.files import replacing, write_arrays, write_json, write_text
+from pirf_app.evaluation.comparison import compare, last
+from pirf_app.evaluation.exports import write_csv, write_npz
+from pirf_app.evaluation.statistics import Statistics
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.pdes import get_pde
+from pirf_app.training.run_state import save_run
 
 ROOM = 2000  # bytes
 

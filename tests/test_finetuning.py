@@ -8,16 +8,16 @@ import pytest
 import torch
 from tiny_runs import SLOW, SMALL, STEPS, every_method, same, tiny_base, tiny_run, updates_of, weights_of
 
-from pirf_app.checkpoints import Checkpoint, InputError, load_checkpoint
 from pirf_app.diffusion.network import UNet
-from pirf_app.diffusion.run_state import load_run, save_run
 from pirf_app.diffusion.sampler import initial_noise, sample
-from pirf_app.evaluation import residual_rms
-from pirf_app.methods import tuning
-from pirf_app.methods.config import BEST_BY
-from pirf_app.methods.events import DivergedError, PoolStep, TuningStep, Working
-from pirf_app.methods.finetuning import preset
+from pirf_app.evaluation.figures import residual_rms
 from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.presets import preset
+from pirf_app.models.checkpoint import Checkpoint, InputError, load_checkpoint
+from pirf_app.training import tuning
+from pirf_app.training.config import BEST_BY
+from pirf_app.training.events import DivergedError, PoolStep, TuningStep, Working
+from pirf_app.training.run_state import load_run, save_run
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 

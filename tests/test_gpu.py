@@ -9,17 +9,18 @@ from terminal import run
 from tiny import info_of, tiny_config, tiny_denoiser, tuned_from
 from tiny_runs import every_method
 
-from pirf_app import tier_plan
-from pirf_app.benchmark import fine_tuning, sampling
-from pirf_app.checkpoints import Checkpoint, read_info
-from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining
+from pirf_app.common.parallel import alone_on
+from pirf_app.diffusion.guidance import GUIDANCE
 from pirf_app.diffusion.sampler import Schedule
-from pirf_app.evaluation import draw_fields
-from pirf_app.methods.events import TuningStep
-from pirf_app.methods.guidance import GUIDANCE, guided
+from pirf_app.evaluation.figures import draw_fields
 from pirf_app.methods.registry import METHODS
-from pirf_app.parallel import alone_on
+from pirf_app.models.checkpoint import Checkpoint, read_info
+from pirf_app.models.library import guided
 from pirf_app.pdes import get_pde, pde_names
+from pirf_app.tier import plan
+from pirf_app.tier.benchmark import fine_tuning, sampling
+from pirf_app.training.events import TuningStep
+from pirf_app.training.pretraining import PretrainConfig, Pretraining
 
 pytestmark = [
     pytest.mark.gpu,
@@ -160,4 +161,4 @@ def test_a_state_goes_on_on_another_device(small_models):
 
 
 def test_training_rate_is_measured():
-    assert tier_plan.training_flops(get_pde("poisson"), tiny_config("poisson"), 16, "cuda") > 1e8
+    assert plan.training_flops(get_pde("poisson"), tiny_config("poisson"), 16, "cuda") > 1e8

@@ -5,13 +5,15 @@ import torch
 from tiny import info_of, tiny_denoiser
 from torch import Tensor
 
-from pirf_app.checkpoints import Checkpoint
-from pirf_app.comparison import compare, last
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE, GuidedDenoiser
 from pirf_app.diffusion.sampler import Schedule, initial_noise, together
-from pirf_app.evaluation import draw_together
-from pirf_app.methods.guidance import GUIDANCE, GuidedDenoiser, guided
+from pirf_app.evaluation.comparison import compare, last
+from pirf_app.evaluation.figures import draw_together
 from pirf_app.methods.registry import METHODS
-from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.models.checkpoint import Checkpoint
+from pirf_app.models.library import guided
+from pirf_app.pdes import get_pde, pde_names
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 every_pde = pytest.mark.parametrize("name", pde_names())

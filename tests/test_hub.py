@@ -11,13 +11,14 @@ from conftest import REPO, TOKEN
 from huggingface_hub import constants, scan_cache_dir
 from terminal import refused, run
 
-from pirf_app import hub, hub_client
-from pirf_app.checkpoints import file_sha256
-from pirf_app.hub import fetch, parse_repo, prune
-from pirf_app.hub_client import HubError, Transfer
-from pirf_app.library import Library
-from pirf_app.publishing import send
-from pirf_app.sources import Collection, HubLibrary
+from pirf_app.hub import client as hub_client
+from pirf_app.hub import fetch as hub
+from pirf_app.hub.client import HubError, Transfer
+from pirf_app.hub.collection import Collection, HubLibrary
+from pirf_app.hub.fetch import fetch, parse_repo, prune
+from pirf_app.hub.publish import send
+from pirf_app.models.checkpoint import file_sha256
+from pirf_app.models.library import Library
 
 
 def hashes(folder) -> dict[str, str]:

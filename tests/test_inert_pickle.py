@@ -15,11 +15,12 @@ import torch
 from edm_files import network, refused, run
 from edm_reference import Persistent, SongUNet, contents, write_pickle
 
-from pirf_app import edm_import, inert_pickle
-from pirf_app.inert_pickle import Object, read
-from pirf_app.pdes import InputError
-from pirf_app.pickled_tensors import storage
-from pirf_app.torch_files import LEGACY_MAGIC, LEGACY_VERSION
+from pirf_app.common.checks import InputError
+from pirf_app.models.edm import network as edm_import
+from pirf_app.models.edm import pickle_reader as inert_pickle
+from pirf_app.models.edm.pickle_reader import Object, read
+from pirf_app.models.edm.tensors import storage
+from pirf_app.models.edm.torch_files import LEGACY_MAGIC, LEGACY_VERSION
 
 
 class Call:

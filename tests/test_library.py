@@ -8,11 +8,11 @@ from safetensors import safe_open
 from spoiled import filled, refused, rewrite, with_first
 from tiny import HANDOVER, tuned_from
 
-from pirf_app.checkpoints import CheckpointError, changed_tensors, file_sha256, load_checkpoint
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.library import Library
-from pirf_app.methods.guidance import GUIDANCE
-from pirf_app.pdes import InputError
+from pirf_app.models.checkpoint import CheckpointError, changed_tensors, file_sha256, load_checkpoint
+from pirf_app.models.library import Library
 
 
 @pytest.fixture

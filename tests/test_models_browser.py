@@ -8,8 +8,8 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from tiny import info_of, tiny_denoiser
 
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.library import Library
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.models.library import Library
 
 pytestmark = pytest.mark.ui
 

@@ -9,14 +9,15 @@ import pytest
 from conftest import REPO
 from tiny_runs import tiny_run
 
-from pirf_app.library import Library, entry_of
-from pirf_app.sources import Collection
-from pirf_app.ui import models_tab, own
-from pirf_app.ui.lane import Lanes
-from pirf_app.ui.models_tab import ModelsTab
-from pirf_app.ui.models_table import own_entry, row
-from pirf_app.ui.own import OwnModel
-from pirf_app.ui.visitors import Visitors
+from pirf_app.hub.collection import Collection
+from pirf_app.models.library import Library, entry_of
+from pirf_app.ui.models import tab as models_tab
+from pirf_app.ui.models.tab import ModelsTab
+from pirf_app.ui.models.table import own_entry, row
+from pirf_app.ui.serving import own_models as own
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.own_models import OwnModel
+from pirf_app.ui.serving.visitors import Visitors
 
 VISITOR = SimpleNamespace(session_hash="s")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_denoiser
 
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.network import NetworkConfig, UNet
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.pdes import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 SUFFIXES = ("last", "highres", "decoder", "all")

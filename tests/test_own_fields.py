@@ -10,11 +10,12 @@ import torch
 from pde_data import data, every_pde
 from scipy.io import savemat
 
-from pirf_app.cli import main
-from pirf_app.evaluation import residual_rms
-from pirf_app.own_check import measure_fields
-from pirf_app.own_data import read_fields
-from pirf_app.pdes import InputError, get_pde
+from pirf_app.cli.main import main
+from pirf_app.common.checks import InputError
+from pirf_app.evaluation.figures import residual_rms
+from pirf_app.evaluation.own_data import read_fields
+from pirf_app.evaluation.own_fields import measure_fields
+from pirf_app.pdes import get_pde
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 RESOLUTION = 16
@@ -22,7 +23,7 @@ RESOLUTION = 16
 
 @pytest.fixture(autouse=True)
 def _few_reference_fields(monkeypatch, tmp_path):
-    from pirf_app import statistics
+    from pirf_app.evaluation import statistics
 
     monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 16)
     statistics.reference.cache_clear()

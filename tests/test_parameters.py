@@ -18,21 +18,24 @@ from terminal import run
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 from tiny_runs import SMALL
 
-from pirf_app import cards, evaluation, statistics
-from pirf_app.checkpoints import KEY, load_checkpoint, read_info, save_checkpoint
-from pirf_app.comparison import Preview, Settings, compare, data_floors, last, measure
-from pirf_app.diffusion.pretraining import PretrainConfig, Pretraining, network_for
-from pirf_app.evaluation import evaluate, floors, residual_rms
-from pirf_app.library import Library
+from pirf_app.common.checks import InputError
+from pirf_app.evaluation import figures, statistics
+from pirf_app.evaluation.comparison import Preview, Settings, compare, data_floors, last, measure
+from pirf_app.evaluation.figures import evaluate, floors, residual_rms
+from pirf_app.evaluation.report import format_table, merge
+from pirf_app.hub import cards
 from pirf_app.methods.pidm import PidmConfig, PidmTuning
 from pirf_app.methods.pirf import PirfTuning
-from pirf_app.pdes import InputError, get_pde
+from pirf_app.models.checkpoint import KEY, load_checkpoint, read_info, save_checkpoint
+from pirf_app.models.library import Library
+from pirf_app.pdes import get_pde
 from pirf_app.pdes.vorticity import FORCING
-from pirf_app.report import format_table, merge
-from pirf_app.ui import models_table, parts
-from pirf_app.ui.sketch import Sketch
-from pirf_app.ui.start import references
-from pirf_app.ui.train_parts import samples_grid
+from pirf_app.training.pretraining import PretrainConfig, Pretraining, network_for
+from pirf_app.ui.compare.preview import Sketch
+from pirf_app.ui.drawing import html
+from pirf_app.ui.models import table
+from pirf_app.ui.train.prepare import references
+from pirf_app.ui.train.run_html import samples_grid
 
 RE = {"reynolds": 1000.0}
 pytestmark = pytest.mark.usefixtures("quick_data")
@@ -135,7 +138,7 @@ def test_figures_are_by_its_own_equation(pair, monkeypatch):
     """Solver data at Re = 1000 in place of what the model draws: everything is at the floor."""
     checkpoint = pair.load("kolmogorov", "base", 16)
     monkeypatch.setattr(statistics, "REFERENCE_SAMPLES", 16)
-    monkeypatch.setattr(evaluation, "draw_together", lambda *a, **k: [evaluation.Drawn(flow(), 3, 1.0)])
+    monkeypatch.setattr(figures, "draw_together", lambda *a, **k: [figures.Drawn(flow(), 3, 1.0)])
     (row,) = evaluate([checkpoint], 3, 4, [0])
     assert row["parameters"] == RE
     floor = floors("kolmogorov", 16, 4, RE)
@@ -196,7 +199,7 @@ def test_floors_of_a_comparison_and_what_the_page_says(pair, monkeypatch):
     assert [r.row["parameters"] for r in result.results] == [RE, RE]
     assert result.floors == data_floors("kolmogorov", 16, tuple(RE.items()))
     assert result.floors != data_floors("kolmogorov", 16)
-    assert "Kolmogorov flow, Re = 1000" in parts.caption(result, precomputed=False)
+    assert "Kolmogorov flow, Re = 1000" in html.caption(result, precomputed=False)
     assert result.benchmark.parameters(16) == RE
 
 
@@ -253,15 +256,15 @@ def test_commands_measure_by_it_and_say_so(pair_files, capsys):
 
 
 def test_lists_and_cards_name_it(pair, monkeypatch, capsys):
-    monkeypatch.setattr("pirf_app.cli_models.Library", lambda: pair)
+    monkeypatch.setattr("pirf_app.cli.models.Library", lambda: pair)
     assert run("models", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(line.endswith("Re = 1000") for line in lines)
     entries = pair.manifest()
     assert [entry["parameters"] for entry in entries] == [RE, RE]
-    assert models_table.table(entries).count("Kolmogorov flow, Re = 1000") == 2
-    assert "stokes" in models_table.table([entries[0] | {"pde": "stokes"}])
+    assert table.table(entries).count("Kolmogorov flow, Re = 1000") == 2
+    assert "stokes" in table.table([entries[0] | {"pde": "stokes"}])
     info = read_info(pair.folder / entries[0]["file"])
     row = info.label | {"steps": 10, "n": 2}
     assert cards.rows_of(info, [row, row | {"parameters": {}}]) == [row]

@@ -9,14 +9,14 @@ from conftest import REPO
 from spoiled import rewrite
 from terminal import refused, run
 
-from pirf_app import library as library_module
-from pirf_app.checkpoints import file_sha256, read_info
-from pirf_app.hub import fetch
-from pirf_app.library import Library
+from pirf_app.hub.collection import HubLibrary
+from pirf_app.hub.fetch import fetch
+from pirf_app.hub.publish import publish_plan, run_plan, send
+from pirf_app.models import library as library_module
+from pirf_app.models.checkpoint import file_sha256, read_info
+from pirf_app.models.library import Library
 from pirf_app.pdes import get_pde, pde_names
-from pirf_app.publishing import publish_plan, run_plan, send
-from pirf_app.sources import HubLibrary
-from pirf_app.ui.models import problems
+from pirf_app.ui.serving.offered import problems
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 BASE, TUNED = "base.safetensors", "tuned.safetensors"

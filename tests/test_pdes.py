@@ -4,8 +4,9 @@ import pytest
 import torch
 from pde_data import SEED, data, every_pde, smallest
 
-from pirf_app.pdes import InputError, get_pde, pde_names
-from pirf_app.pdes.random_fields import BATCHES, POOL_NOISE, TRAINING_DATA, derived_seed, generator
+from pirf_app.common.checks import InputError
+from pirf_app.common.streams import BATCHES, POOL_NOISE, TRAINING_DATA, derived_seed, generator
+from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.stencils import rms
 from pirf_app.pdes.units import in_units
 

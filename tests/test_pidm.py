@@ -8,10 +8,10 @@ import torch
 from pde_data import every_pde
 from tiny_runs import SMALL_OF, STEPS, tiny_base, tiny_run
 
-from pirf_app.checkpoints import load_checkpoint
-from pirf_app.diffusion.pretraining import training_data
+from pirf_app.common.streams import TRAINING_DATA, derived_seed
 from pirf_app.methods.pidm import PidmTuning
-from pirf_app.pdes.random_fields import TRAINING_DATA, derived_seed
+from pirf_app.models.checkpoint import load_checkpoint
+from pirf_app.training.pretraining import training_data
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 

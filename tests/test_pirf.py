@@ -10,10 +10,10 @@ from pde_data import every_pde
 from tiny_runs import SMALL, STEPS, tiny_base, updates_of
 
 from pirf_app.diffusion.sampler import SOLVERS, State, initial_noise, together, trajectory
-from pirf_app.methods.events import TuningStep
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.methods.rewards import ResidualReward
 from pirf_app.pdes import get_pde, pde_names
+from pirf_app.training.events import TuningStep
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 every_solver = pytest.mark.parametrize("solver", SOLVERS)

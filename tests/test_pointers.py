@@ -6,13 +6,13 @@ import logging
 import pytest
 from terminal import refused
 
-from pirf_app import cli_models
-from pirf_app.checkpoints import PointerError, read_info
-from pirf_app.library import Library
-from pirf_app.pdes import InputError
-from pirf_app.statistics import Statistics
-from pirf_app.ui.lane import Lanes
-from pirf_app.ui.models import problems, warm_up
+from pirf_app.cli import models
+from pirf_app.common.checks import InputError
+from pirf_app.evaluation.statistics import Statistics
+from pirf_app.models.checkpoint import PointerError, read_info
+from pirf_app.models.library import Library
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.offered import problems, warm_up
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1234567\n"
 
@@ -38,7 +38,7 @@ def test_one_file(pointers, capsys):
 def test_all_files_are_one_sentence(pointers, capsys, monkeypatch, caplog):
     (only,) = problems(pointers)
     assert only.startswith("darcy-16-base.safetensors and 2 more are Git LFS pointers")
-    monkeypatch.setattr(cli_models, "Library", lambda: pointers)
+    monkeypatch.setattr(models, "Library", lambda: pointers)
     assert refused(capsys, "models", "verify") == f"Error: {only}"
     with caplog.at_level(logging.WARNING):
         warm_up(pointers, 0.0, Lanes()).join()
@@ -60,5 +60,5 @@ def test_statistics(tmp_path):
 
 def test_a_pointer_among_one_s_own_files_is_left_out_of_the_manifest(pointers, library_copy, capsys):
     path = library_copy.folder / "manifest.json"
-    assert cli_models.Library(library_copy.folder).write_manifest(skip=lambda error: None) == []
+    assert models.Library(library_copy.folder).write_manifest(skip=lambda error: None) == []
     assert json.loads(path.read_text()) == {"models": []}

@@ -6,13 +6,14 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from pirf_app.checkpoints import read_info
-from pirf_app.diffusion import pretraining
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.denoiser import Denoiser
-from pirf_app.diffusion.pretraining import PRIOR_CHUNK, PretrainConfig, Pretraining, training_data
-from pirf_app.diffusion.run_state import save_run
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.models.checkpoint import read_info
+from pirf_app.pdes import get_pde, pde_names
+from pirf_app.training import pretraining
+from pirf_app.training.pretraining import PRIOR_CHUNK, PretrainConfig, Pretraining, training_data
+from pirf_app.training.run_state import save_run
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 every_pde = pytest.mark.parametrize("name", pde_names())

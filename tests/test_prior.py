@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny import PRIORS, prior_config, small_prior, tiny_denoiser
 
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.denoiser import Denoiser, native_bfloat16
 from pirf_app.diffusion.network import NetworkConfig
 from pirf_app.diffusion.prior import SIGMA_DATA, IsotropicPrior, ModePrior, PriorConfig
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.bases import BASES, basis
 
 pytestmark = pytest.mark.usefixtures("quick_data")

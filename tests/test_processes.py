@@ -13,8 +13,8 @@ from conftest import free_port
 from terminal import run
 from waiting import eventually
 
-from pirf_app.diffusion.run_state import load_run
 from pirf_app.methods.registry import METHODS
+from pirf_app.training.run_state import load_run
 
 TUNE = ["finetune", "--pde", "poisson", "--pool", 12, "--pool-steps", 4, "--validation", 4, "--batch", 6]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]

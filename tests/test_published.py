@@ -14,15 +14,14 @@ from spoiled import no_parent, refused, rewrite
 from terminal import refused as refused_command
 from terminal import run
 
-from pirf_app.checkpoints import Checkpoint, load_checkpoint, read_info
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.sampler import initial_noise, trajectory
-from pirf_app.edm_import import import_edm
-from pirf_app.evaluation import draw_fields, residual_rms
-from pirf_app.library import Library
-from pirf_app.methods.config import PirfConfig
-from pirf_app.methods.guidance import guided
-from pirf_app.methods.pirf import PirfTuning
-from pirf_app.pdes import InputError, get_pde
+from pirf_app.evaluation.figures import draw_fields, residual_rms
+from pirf_app.methods.pirf import PirfConfig, PirfTuning
+from pirf_app.models.checkpoint import Checkpoint, load_checkpoint, read_info
+from pirf_app.models.edm.network import import_edm
+from pirf_app.models.library import Library, guided
+from pirf_app.pdes import get_pde
 from pirf_app.pdes.units import in_units
 
 TURNED = {"transposed": True}

@@ -16,18 +16,19 @@ from spoiled import rewrite
 from terminal import run
 from tiny import HANDOVER, info_of, tiny_denoiser, tuned_from
 
-from pirf_app import cli_hub, publishing
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.comparison import compare, last
-from pirf_app.hub import fetch
-from pirf_app.hub_client import HubError
-from pirf_app.library import Library
-from pirf_app.methods.guidance import GUIDANCE
-from pirf_app.pdes.base import InputError
-from pirf_app.publishing import deploy_plan, publish_plan, run_plan, send, space_readme
-from pirf_app.report import REPORT
-from pirf_app.sources import Collection, HubLibrary
-from pirf_app.ui.visitors import Visitors
+from pirf_app.cli import hub
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
+from pirf_app.evaluation.comparison import compare, last
+from pirf_app.evaluation.report import REPORT
+from pirf_app.hub import publish
+from pirf_app.hub.client import HubError
+from pirf_app.hub.collection import Collection, HubLibrary
+from pirf_app.hub.fetch import fetch
+from pirf_app.hub.publish import deploy_plan, publish_plan, run_plan, send, space_readme
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.models.library import Library
+from pirf_app.ui.serving.visitors import Visitors
 
 
 def test_what_has_not_changed_is_not_sent_again(published, plan):
@@ -87,7 +88,7 @@ def test_the_same_file_from_two_places_is_one_model(published, tiny_library):
 
 def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(published, tiny_library, monkeypatch, caplog):
     published.fault("/api/", status=500, times=1)
-    monkeypatch.setattr("pirf_app.sources.AGAIN", (0.2,))
+    monkeypatch.setattr("pirf_app.hub.collection.AGAIN", (0.2,))
     collection, go = Collection(tiny_library), threading.Event()
 
     def fetch_later(*arguments, **options):
@@ -95,7 +96,7 @@ def test_a_repository_that_cannot_be_had_leaves_the_bundled_models_alone(publish
         return fetch(*arguments, **options)
 
     taken = threading.Event()
-    monkeypatch.setattr("pirf_app.sources.fetch", fetch_later)
+    monkeypatch.setattr("pirf_app.hub.collection.fetch", fetch_later)
     monkeypatch.setattr(collection, "take", lambda snapshot: (Collection.take(collection, snapshot), taken.set())[0])
     with caplog.at_level(logging.WARNING):
         arrival = collection.follow(REPO)
@@ -183,7 +184,7 @@ def test_publishing_is_refused_in_words(hub_here, plan, monkeypatch, caplog):
     assert (slept, len(hub_here.asked("PUT /lfs"))) == ([], 1)
     assert hub_here.address not in caplog.text
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    monkeypatch.setattr(publish, "get_token", lambda: None)
     with pytest.raises(HubError, match="needs a Hugging Face token"):
         send(plan)
 
@@ -204,7 +205,7 @@ def test_the_card_of_a_repository_carries_the_benchmark_as_metadata(library):
 
 
 def test_a_dry_run_says_what_would_go_where_and_asks_nothing(hub_here, tiny_library, capsys, monkeypatch):
-    monkeypatch.setattr(cli_hub, "Library", lambda: tiny_library)
+    monkeypatch.setattr(hub, "Library", lambda: tiny_library)
     assert run("models", "publish", "--repo", "me/pirf", "--dry-run") == 0
     out = capsys.readouterr().out
     for entry in tiny_library.manifest():
@@ -227,18 +228,18 @@ def test_nothing_that_is_no_part_of_the_app_goes_to_a_space():
     assert "requirements-dev.txt" not in names
     card = SpaceCard(plan.files["README.md"].decode())
     data = card.data.to_dict()
-    pins = dict(line.split("==") for line in (publishing.ROOT / "requirements.txt").read_text().split())
+    pins = dict(line.split("==") for line in (publish.ROOT / "requirements.txt").read_text().split())
     assert data["sdk_version"] == pins["gradio[oauth]"]
     assert (data["sdk"], data["app_file"], data["python_version"]) == ("gradio", "app.py", "3.12")
     assert data["models"] == data["preload_from_hub"] == [REPO]
     assert b"&id" not in plan.files["README.md"]
     assert data["hf_oauth"] is True
     assert data["hf_oauth_scopes"] == ["contribute-repos"]
-    assert data["suggested_hardware"] in publishing.HARDWARE
+    assert data["suggested_hardware"] in publish.HARDWARE
     assert len(data["short_description"]) <= 60
-    assert data["thumbnail"].endswith(publishing.THUMBNAIL)
-    assert publishing.THUMBNAIL in names
-    for picture in publishing.PICTURE.findall(card.text):
+    assert data["thumbnail"].endswith(publish.THUMBNAIL)
+    assert publish.THUMBNAIL in names
+    for picture in publish.PICTURE.findall(card.text):
         assert picture in names
     assert "models" not in SpaceCard(deploy_plan("me/pirf").files["README.md"].decode()).data.to_dict()
 

@@ -11,9 +11,9 @@ from test_pretraining import tiny_run as pretraining_run
 from tiny import info_of, tiny_config
 from tiny_runs import SMALL, every_method, tiny_run, updates_of
 
-from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.methods.pirf import PirfTuning
+from pirf_app.models.checkpoint import Checkpoint
 from pirf_app.pdes import get_pde
 
 pytestmark = pytest.mark.usefixtures("quick_data")

@@ -5,7 +5,7 @@ import json
 import pytest
 from terminal import refused, run
 
-from pirf_app.report import format_summary, merge, replace_tables
+from pirf_app.evaluation.report import format_summary, merge, replace_tables
 
 
 @pytest.mark.usefixtures("small_models")

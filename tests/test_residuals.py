@@ -4,7 +4,8 @@ import pytest
 import torch
 from pde_data import data, disturbed, every_pde, square
 
-from pirf_app.pdes import InputError, get_pde
+from pirf_app.common.checks import InputError
+from pirf_app.pdes import get_pde
 from pirf_app.pdes.stencils import rms
 
 # RMS residual that solver data may leave: rounding, but in time the residual's own fourth-order error.

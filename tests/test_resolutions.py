@@ -8,16 +8,16 @@ import torch
 from tiny import info_of, tiny_denoiser
 
 from pirf_app import resolutions
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.comparison import available, check_settings, compare, last
-from pirf_app.library import Library
-from pirf_app.methods.guidance import GUIDANCE
-from pirf_app.pdes import InputError, get_pde
-from pirf_app.resolutions import grid, grids
-from pirf_app.ui.compare import CompareTab
-from pirf_app.ui.lane import Lanes
-from pirf_app.ui.links import from_query, to_query
-from pirf_app.ui.visitors import Visitors
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
+from pirf_app.evaluation.comparison import available, check_settings, compare, last
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.models.library import Library, grid, grids
+from pirf_app.pdes import get_pde
+from pirf_app.ui.compare.links import from_query, to_query
+from pirf_app.ui.compare.tab import CompareTab
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.visitors import Visitors
 
 
 @pytest.fixture

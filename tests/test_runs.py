@@ -10,14 +10,13 @@ import torch
 from pde_data import every_pde
 from tiny_runs import SMALL, SMALL_OF, STEPS, every_method, same, tiny_base, tiny_run, updates_of, weights_of
 
-from pirf_app.checkpoints import InputError, load_checkpoint, read_info
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.library import Library
-from pirf_app.methods.config import PirfConfig
-from pirf_app.methods.events import DivergedError, PoolStep, TuningStep, Working
 from pirf_app.methods.pidm import PidmTuning
-from pirf_app.methods.pirf import PirfTuning
+from pirf_app.methods.pirf import PirfConfig, PirfTuning
 from pirf_app.methods.registry import METHODS
+from pirf_app.models.checkpoint import InputError, load_checkpoint, read_info
+from pirf_app.models.library import Library
+from pirf_app.training.events import DivergedError, PoolStep, TuningStep, Working
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 

@@ -8,8 +8,9 @@ import torch
 from scipy.fft import idctn
 from tiny import PRIORS, small_prior, tiny_denoiser, tuned_from
 
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.sampler import SOLVERS, Schedule, check_steps, initial_noise, sample, together, trajectory
-from pirf_app.pdes import InputError, get_pde, pde_names
+from pirf_app.pdes import get_pde, pde_names
 from pirf_app.pdes.random_fields import neumann_spectrum
 
 pytestmark = pytest.mark.usefixtures("quick_data")

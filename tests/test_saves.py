@@ -10,13 +10,14 @@ import torch
 from terminal import run
 from test_files import little_room
 
-from pirf_app import cli, cli_finetune, files
-from pirf_app.checkpoints import load_checkpoint, read_info
-from pirf_app.diffusion import run_state
-from pirf_app.diffusion.run_state import Saves, StoppedError, load_run
-from pirf_app.files import unwritable
-from pirf_app.library import Library
+from pirf_app.cli import finetune, main
+from pirf_app.common import files
+from pirf_app.common.files import unwritable
 from pirf_app.methods.registry import METHODS
+from pirf_app.models.checkpoint import load_checkpoint, read_info
+from pirf_app.models.library import Library
+from pirf_app.training import run_state
+from pirf_app.training.run_state import Saves, StoppedError, load_run
 
 pytestmark = pytest.mark.usefixtures("quick_data", "small_models")
 TUNE = ["finetune", "--pde", "poisson", "--pool", 8, "--batch", 4, "--validation", 2, "--pool-steps", 3, "--updates", 4]
@@ -38,7 +39,7 @@ def no_room_for(monkeypatch):
     def choose(ending: str) -> None:
         real = files.replacing
         limited = lambda path: full(path) if str(path).endswith(ending) else real(path)  # noqa: E731
-        monkeypatch.setattr("pirf_app.tensor_file.replacing", limited)
+        monkeypatch.setattr("pirf_app.common.tensor_file.replacing", limited)
 
     return choose
 
@@ -172,7 +173,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 @pytest.mark.parametrize("number", SIGNALS.values(), ids=SIGNALS)
 def test_a_run_that_was_ended_goes_on_to_the_same_bits(number, folder, monkeypatch, capsys):
     assert run(*TUNE, "--out", "whole.safetensors", "--log", "whole.jsonl") == 0
-    record = cli_finetune.record
+    record = finetune.record
 
     def ended(writers, event):
         record(writers, event)
@@ -180,7 +181,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(number, folder, monkeypat
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli_finetune, "record", ended)
+        patch.setattr(finetune, "record", ended)
         assert run(*TUNE, "--out", "my.safetensors", "--log", "my.jsonl") == 128 + number
     assert capsys.readouterr().err.splitlines()[-1] == "stopped: my.state keeps the run, which goes on with --resume"
     assert sorted(os.listdir()) == ["my.jsonl", "my.state", "whole.jsonl", "whole.safetensors", "whole.state"]
@@ -197,14 +198,14 @@ def events_in(log: str) -> list[dict]:
 
 
 def test_pretraining_that_was_ended_keeps_its_state(monkeypatch, capsys):
-    real = cli.Pretraining._average
+    real = main.Pretraining._average
 
     def ended(self):
         real(self)
         if self.update == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli.Pretraining, "_average", ended)
+    monkeypatch.setattr(main.Pretraining, "_average", ended)
     assert run(*TRAIN, "--out", "my.safetensors") == 143
     assert "my.state keeps the run" in capsys.readouterr().err
     assert os.listdir() == ["my.state"]

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from browsing import ask, count_of, enter, wait_for_state
 
-from pirf_app.ui import gpu_training, train
+from pirf_app.ui.serving import gpu_training
+from pirf_app.ui.train import tab as train
 
 pytestmark = pytest.mark.ui
 

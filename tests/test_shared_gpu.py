@@ -15,19 +15,18 @@ import torch
 from conftest import REPO
 from huggingface_hub import constants
 
-from pirf_app import comparison as cmp
-from pirf_app.checkpoints import load_checkpoint
-from pirf_app.methods.config import PirfConfig
-from pirf_app.methods.events import DivergedError, TuningStep
-from pirf_app.methods.guidance import GUIDANCE
-from pirf_app.methods.pirf import PirfTuning
-from pirf_app.pdes.base import InputError
-from pirf_app.ui import gpu, gpu_training
-from pirf_app.ui.history import History
-from pirf_app.ui.lane import Lanes
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
+from pirf_app.evaluation import comparison as cmp
+from pirf_app.methods.pirf import PirfConfig, PirfTuning
+from pirf_app.models.checkpoint import load_checkpoint
+from pirf_app.training.events import DivergedError, TuningStep
 from pirf_app.ui.page import build
-from pirf_app.ui.recipes import Recipes
-from pirf_app.ui.start import prepare
+from pirf_app.ui.serving import gpu, gpu_training
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.train.history import History
+from pirf_app.ui.train.prepare import prepare
+from pirf_app.ui.train.recipes import Recipes
 
 QUICK = PirfConfig(updates=4, pool=4, batch=2, validation=2, validate_every=1, pool_steps=(3,), warmup=1)
 

@@ -20,9 +20,9 @@ from gradio_client import Client
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from pirf_app.pdes.base import InputError
-from pirf_app.publishing import deploy_plan, run_plan, send
-from pirf_app.ui import push
+from pirf_app.common.checks import InputError
+from pirf_app.hub.publish import deploy_plan, run_plan, send
+from pirf_app.ui.models import push
 
 SECRET = "hf_" + uuid4().hex
 CPU_SECONDS = 15  # from `python app.py` to the first answer, imports included; 10 and what a busy machine adds

@@ -14,16 +14,20 @@ import torch
 from tiny import tiny_config
 from waiting import eventually
 
-from pirf_app import cli_models, statistics, tier, tier_plan
-from pirf_app.checkpoints import save_checkpoint
-from pirf_app.cli import main
+from pirf_app.cli import models as cli_models
+from pirf_app.cli.main import main
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.network import NetworkConfig
-from pirf_app.diffusion.run_state import load_run
-from pirf_app.library import Library
-from pirf_app.pdes import InputError, get_pde, pde_names
-from pirf_app.tier import STAGES, Tier, measure
-from pirf_app.tier_data import PART, DataFile, in_processes, write_statistics
-from pirf_app.tier_plan import LIMIT, SHARES, Options, Plan, Rates, flops, make_plan, parameters, table, widest_network
+from pirf_app.evaluation import statistics
+from pirf_app.models.checkpoint import save_checkpoint
+from pirf_app.models.library import Library
+from pirf_app.pdes import get_pde, pde_names
+from pirf_app.tier import plan as tier_plan
+from pirf_app.tier import run as tier
+from pirf_app.tier.data import PART, DataFile, in_processes, write_statistics
+from pirf_app.tier.plan import LIMIT, SHARES, Options, Plan, Rates, flops, make_plan, parameters, table, widest_network
+from pirf_app.tier.run import STAGES, Tier, measure
+from pirf_app.training.run_state import load_run
 
 OPTIONS = Options("poisson", 16, 5.0, "cpu", 1)
 SMALL = Plan(

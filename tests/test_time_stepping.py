@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pirf_app.common.streams import SOLVER_DATA, generator
 from pirf_app.pdes import get_pde, kolmogorov
 from pirf_app.pdes.burgers import VISCOSITY, simulate
 from pirf_app.pdes.kolmogorov import SNAPSHOTS
-from pirf_app.pdes.random_fields import SOLVER_DATA, generator, periodic_field, periodic_spectrum
+from pirf_app.pdes.random_fields import periodic_field, periodic_spectrum
 from pirf_app.pdes.spectral import Etdrk4, kept_modes
 from pirf_app.pdes.stencils import rms
 from pirf_app.pdes.vorticity import DT, FORCING, reynolds, simulator

@@ -13,9 +13,9 @@ from edm_files import network, refused, run
 from edm_reference import Persistent, training_state, write_pickle, write_saved
 from test_inert_pickle import FORBIDDEN
 
-from pirf_app import torch_files
 from pirf_app.diffusion.sampler import initial_noise
-from pirf_app.edm_import import import_edm
+from pirf_app.models.edm import torch_files
+from pirf_app.models.edm.network import import_edm
 
 
 def state(prefix: str = "model.", seed: int = 0) -> dict:

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pirf_app.comparison import compare, last
-from pirf_app.methods.guidance import GUIDANCE
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
+from pirf_app.evaluation.comparison import compare, last
 from pirf_app.methods.speed import Speed
-from pirf_app.pdes.base import InputError
-from pirf_app.ui.compare import CompareTab
-from pirf_app.ui.lane import Lanes
-from pirf_app.ui.recipes import Recipes, config_of
-from pirf_app.ui.start import prepare
-from pirf_app.ui.train import FAILED, TrainTab
-from pirf_app.ui.train_parts import head, samples_grid, verdict
-from pirf_app.ui.training import TrainingRun
+from pirf_app.ui.compare.tab import CompareTab
+from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.train.prepare import prepare
+from pirf_app.ui.train.recipes import Recipes, config_of
+from pirf_app.ui.train.run import TrainingRun
+from pirf_app.ui.train.run_html import head, samples_grid, verdict
+from pirf_app.ui.train.tab import FAILED, TrainTab
 
 QUICK = {"updates": 4, "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "pool_steps": "4", "seed": 1}
 

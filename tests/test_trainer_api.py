@@ -8,7 +8,7 @@ from gradio_client.exceptions import AppError
 from safetensors.torch import load_file
 from waiting import eventually
 
-from pirf_app.library import Library
+from pirf_app.models.library import Library
 
 QUICK = {"pde": "darcy", "pool_steps": "4", "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "seed": 3}
 

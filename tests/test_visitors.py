@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from waiting import eventually
 
-from pirf_app import checkpoints
-from pirf_app.checkpoints import MAX_BYTES
-from pirf_app.comparison import compare, last
-from pirf_app.methods.guidance import GUIDANCE
-from pirf_app.pdes.base import InputError
-from pirf_app.ui import lane
-from pirf_app.ui import own as own_module
-from pirf_app.ui import visitors as visitors_module
-from pirf_app.ui.lane import Lanes, Line, queued
-from pirf_app.ui.own import take_upload
-from pirf_app.wording import method_title
+from pirf_app.common.checks import InputError
+from pirf_app.diffusion.guidance import GUIDANCE
+from pirf_app.evaluation.comparison import compare, last
+from pirf_app.evaluation.verdicts import method_title
+from pirf_app.models import checkpoint as checkpoints
+from pirf_app.models.checkpoint import MAX_BYTES
+from pirf_app.ui.serving import lanes as lane
+from pirf_app.ui.serving import own_models as own_module
+from pirf_app.ui.serving import visitors as visitors_module
+from pirf_app.ui.serving.lanes import Lanes, Line, queued
+from pirf_app.ui.serving.own_models import take_upload
 
 
 def test_a_line_serves_in_order_of_arrival_and_tells_how_many_are_ahead():

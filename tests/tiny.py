@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from pirf_app.checkpoints import CheckpointInfo
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.network import NetworkConfig
 from pirf_app.diffusion.prior import IsotropicPrior, LowRankPrior, ModePrior, Prior, PriorConfig
 from pirf_app.diffusion.sampler import Schedule
-from pirf_app.diffusion.tuned import TunedDenoiser
+from pirf_app.diffusion.two_stage import TunedDenoiser
+from pirf_app.models.checkpoint import CheckpointInfo
 from pirf_app.pdes import get_pde
 
 PRIORS = ("isotropic", "modes", "low-rank")

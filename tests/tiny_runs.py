@@ -7,15 +7,16 @@ import pytest
 import torch
 from tiny import info_of, prior_config, tiny_config
 
-from pirf_app.checkpoints import Checkpoint
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.diffusion.prior import ModePrior
-from pirf_app.methods.config import PirfConfig, TuningConfig
-from pirf_app.methods.events import TuningStep
-from pirf_app.methods.loop import TuningLoop
+from pirf_app.methods.pirf import PirfConfig
 from pirf_app.methods.registry import METHODS
 from pirf_app.methods.speed import Speed
+from pirf_app.models.checkpoint import Checkpoint
 from pirf_app.pdes import get_pde
+from pirf_app.training.config import TuningConfig
+from pirf_app.training.events import TuningStep
+from pirf_app.training.loop import TuningLoop
 
 STEPS = 4
 SMALL = PirfConfig(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..pdes import PDE, InputError
+from ..common.checks import InputError
+from ..pdes import PDE
 from .network import NetworkConfig, UNet
 from .prior import PriorConfig
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pdes.base import MAX_RESOLUTION, InputError, check_number, check_whole, shown
+from ..common.checks import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 
 MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 6, 512, 8
 COARSEST = 4  # pixels across the coarsest level

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..pdes.base import InputError, check_whole, shown
+from ..common.checks import InputError, check_whole, shown
 from ..pdes.bases import BASES, basis
 
 MAX_RANK, MAX_MODES = 2048, 128

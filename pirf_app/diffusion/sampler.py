@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import synchronise
-from ..pdes.base import InputError, check_seed, check_whole, shown
-from ..pdes.random_fields import SAMPLING_NOISE, sample_noise
+from ..common.checks import InputError, check_seed, check_whole, shown
+from ..common.memory import synchronise
+from ..common.streams import SAMPLING_NOISE, sample_noise
 from .prior import IsotropicPrior, Prior
 
 MAX_STEPS = 1000

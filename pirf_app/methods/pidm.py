@@ -12,16 +12,34 @@ one level, sigma_min, where the variance is the same for all.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
-from ..diffusion.pretraining import training_data
-from ..parallel import ALONE, Team
-from .config import PidmConfig
-from .events import PoolStep, Working
-from .loop import TuningLoop
+from ..common.parallel import ALONE, Team
+from ..models.checkpoint import Checkpoint
+from ..training.config import TuningConfig
+from ..training.events import PoolStep, Working
+from ..training.loop import TuningLoop
+from ..training.pretraining import training_data
+
+
+@dataclass(frozen=True)
+class PidmConfig(TuningConfig):
+    """PIDM's own: `residual_weight` weighs the residual of the denoised estimate against the denoising loss, both in
+    units of what they were before tuning."""
+
+    drift: float = 0.0
+    residual_weight: float = 1.0
+    learns_from_data: ClassVar[bool] = True
+    short_rate: ClassVar[float] = 1e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_weights("residual_weight")
+
 
 PART = 32  # fields drawn between two events: a whole trajectory of Kolmogorov flow
 CALIBRATED = 64  # fields that the units are taken from

@@ -11,20 +11,38 @@ gradient reaches only the solution channels, else the model learns to shrink the
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..common.parallel import ALONE, Team
+from ..common.streams import POOL_NOISE
 from ..diffusion.sampler import State
-from ..evaluation import residual_rms
-from ..parallel import ALONE, Team
-from ..pdes.random_fields import POOL_NOISE
-from .config import PirfConfig
-from .events import PoolStep, Working
-from .handover import Handovers
-from .loop import TuningLoop
-from .rewards import OwnReward, ResidualReward, Reward
+from ..evaluation.figures import residual_rms
+from ..models.checkpoint import Checkpoint
+from ..training.config import TuningConfig
+from ..training.events import PoolStep, Working
+from ..training.handover import Handovers
+from ..training.loop import TuningLoop
+from .rewards import NORMS, OwnReward, ResidualReward, Reward
+
+
+@dataclass(frozen=True)
+class PirfConfig(TuningConfig):
+    """PIRF's own: `norm` of the reward, `error_weight` of its second norm, `hold` weighs the distance in that norm from
+    the baseline's samples, `anchor` that of the input channels (in units of the linear denoiser's error)."""
+
+    norm: str = "two-norm"
+    error_weight: float = 1.0
+    hold: float = 0.0
+    anchor: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_weights("error_weight", "hold", "anchor")
+        self._check_choice("norm", NORMS)
+
 
 Batch = tuple[int, Tensor, int]  # step count, rows of the pool, symmetry
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from ..pdes import InputError
-from ..pdes.base import shown
-from .config import TuningConfig
-from .loop import TuningLoop
+from ..common.checks import InputError, shown
+from ..training.config import TuningConfig
+from ..training.loop import TuningLoop
 from .pidm import PidmTuning
 from .pirf import PirfTuning
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..pdes import PDE, InputError
+from ..common.checks import InputError
+from ..pdes import PDE
 
 NORMS = ("two-norm", "plain")
 

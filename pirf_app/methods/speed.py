@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint
+from ..common.checks import InputError
+from ..common.parallel import alone_on
 from ..diffusion.sampler import initial_noise, start
-from ..parallel import alone_on
-from ..pdes import InputError
-from .config import TuningConfig
-from .events import DivergedError
+from ..models.checkpoint import Checkpoint
+from ..training.config import TuningConfig
+from ..training.events import DivergedError
 from .pidm import PART
 from .registry import find_method
 

@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 
-from .base import PDE, Channel, InputError, get_pde, pde_names
+from ..common.checks import InputError
+from .base import PDE, Channel, get_pde, pde_names
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")

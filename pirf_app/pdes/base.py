@@ -8,41 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_SEED = 2**63 - 1
-MAX_RESOLUTION = 512
-
-
-class InputError(ValueError):
-    """A request that cannot be met; the message is one sentence for the person who made it."""
-
-
-def shown(value: object, limit: int = 40) -> str:
-    """`repr(value)` on one line, cut to `limit` characters, for a message."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def check_whole(name: str, value: int, low: int, high: int) -> int:
-    """`value` itself if it is a whole number from `low` to `high`. Raises InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}")
-    return value
-
-
-def check_number(name: str, value: float, low: float, high: float) -> float:
-    """`value` itself if it is a number from `low` to `high`. Raises InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InputError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
-    return value
-
-
-def check_seed(seed: int) -> int:
-    """`seed` itself if it is a whole number from 0 to 2^63 - 1.
-
-    Raises InputError otherwise."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {shown(seed)}")
-    return seed
+from ..common.checks import MAX_RESOLUTION, InputError, check_number, check_seed, check_whole, shown
 
 
 @dataclass(frozen=True)

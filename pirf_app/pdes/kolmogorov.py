@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import PDE, Channel, InputError, Parameter, register
-from .random_fields import SOLVER_DATA, generator
+from ..common.checks import InputError
+from ..common.streams import SOLVER_DATA, generator
+from .base import PDE, Channel, Parameter, register
 from .stencils import shares
 from .vorticity import DRAG, DT, FORCING, WAVE, Simulator, Waves, all_waves, reynolds, simulator
 

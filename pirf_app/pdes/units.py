@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .base import PDE, InputError, check_number, get_pde
+from ..common.checks import InputError, check_number
+from .base import PDE, get_pde
 
 TRANSPOSED = "transposed"  # of a normalisation: true, or left out
 

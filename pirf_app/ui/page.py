@@ -7,22 +7,23 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from ..checkpoints import MAX_BYTES
-from ..exports import FIRST_VIEW
-from ..library import BUNDLED, Library
-from ..sources import Collection
-from . import gpu, parts, thumbnails
-from .api import add_api
-from .api_finetune import add_finetune
-from .compare import SHOW_LINK, CompareTab
-from .events import PRIVATE, QUIET
-from .lane import Lanes
-from .models import problems, warm_up
-from .models_tab import ModelsTab
-from .theme import CSS, theme
-from .train import TRAIN, TrainTab
+from ..evaluation.exports import FIRST_VIEW
+from ..hub.collection import Collection
+from ..models.checkpoint import MAX_BYTES
+from ..models.library import BUNDLED, Library
+from .compare.api import add_api
+from .compare.tab import SHOW_LINK, CompareTab
+from .drawing import html, thumbnails
+from .models.tab import ModelsTab
+from .serving import gpu
+from .serving.lanes import Lanes
+from .serving.offered import problems, warm_up
+from .serving.visitors import Visitors
+from .style import CSS, theme
+from .train.api import add_finetune
+from .train.tab import TRAIN, TrainTab
 from .train_style import TRAIN_CSS
-from .visitors import Visitors
+from .wiring import PRIVATE, QUIET
 
 PAPER = "https://arxiv.org/abs/2509.20570"
 HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
@@ -60,7 +61,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
         gr.HTML(HEADING, elem_id="heading")
         found = problems(library)
-        gr.HTML("".join(parts.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
+        gr.HTML("".join(html.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare") as compare:
                 tab = CompareTab(visitors, lanes, first_view)

@@ -1,0 +1,100 @@
+"""Which models there are to choose from, and what is wrong with those that cannot be used."""
+
+import atexit
+import logging
+import threading
+from functools import partial
+
+from ...common.checks import InputError
+from ...diffusion.sampler import Schedule
+from ...evaluation.comparison import available
+from ...evaluation.verdicts import OWN, method_title
+from ...models.checkpoint import CheckpointError, file_sha256, read_info, sentences
+from ...models.library import Library
+from ...pdes import pde_names
+from ...pdes.base import get_pde
+from .lanes import Lanes
+
+log = logging.getLogger(__name__)
+
+
+def offered(library: Library) -> dict[str, list[str]]:
+    """Methods by PDE, for every PDE that has a checkpoint; all PDEs, without methods, where there is none."""
+    try:
+        found = {name: available(library, name) for name in pde_names()}
+    except (InputError, KeyError, TypeError):
+        found = {}
+    return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
+
+
+def problems(library: Library) -> list[str]:
+    """One sentence for each checkpoint that cannot be used, from its hash and what it says of itself: what the strict
+    loader looks at besides is in a file that has the right hash, unless it was listed with that flaw."""
+    found = []
+    try:
+        entries = library.manifest()
+    except CheckpointError as error:
+        return [str(error)]
+    if not entries:
+        return ["there are no checkpoints here yet, so nothing can be computed"]
+    for entry in entries:
+        path = library.folder / entry["file"]
+        try:
+            info = read_info(path)
+            if file_sha256(path) != entry["sha256"]:
+                raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
+            if info.parent is not None and library.parent_of(path, info.parent) is None:
+                raise CheckpointError(f"{path.name} cannot be used: its parent {info.parent[:12]} is not here")
+        except InputError as error:
+            found.append(error)
+    return sentences(found)
+
+
+def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
+    """Loads every checkpoint, strictly, in the background after so many seconds, each in a turn of the lane, so that
+    nobody has to wait for that; logs what cannot be used. The thread ends before the process does: torch aborts if it
+    is cut off at work."""
+    stop = threading.Event()
+
+    def work() -> None:
+        stop.wait(seconds)
+        try:
+            entries = library.manifest()
+        except InputError as error:
+            log.warning("%s", error)
+            return
+        found = []
+        for entry in entries:
+            if stop.is_set():
+                return
+            try:
+                lanes.do(partial(library.load, entry["pde"], entry["method"], entry["resolution"]))
+            except InputError as error:
+                found.append(error)
+        for sentence in sentences(found):
+            log.warning("%s", sentence)
+
+    thread = threading.Thread(target=work, daemon=True, name="warm-up")
+    thread.start()
+    atexit.register(lambda: (stop.set(), thread.join()))
+    return thread
+
+
+def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
+    """The noise schedule that a model recommends, without loading it. Raises InputError."""
+    return read_info(library.folder / library.find(pde, method, resolution)["file"]).schedule
+
+
+def beginnings(library: Library, pde: str) -> list[str]:
+    """The methods whose checkpoints a run may start from: the baseline, and the visitor's own models."""
+    return [m for m in library.methods(pde, get_pde(pde).default_resolution) if m == "base" or m.startswith(OWN)]
+
+
+def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
+    """`beginnings` for a dropdown; none where the library cannot be read, which is told at the top of the page."""
+    try:
+        known = beginnings(library, pde)
+    except InputError:
+        known = []
+    value = chosen if chosen in known else next(iter(known), None)
+    return {"choices": [(method_title(m), m) for m in known], "value": value}

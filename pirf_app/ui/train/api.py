@@ -1,0 +1,109 @@
+"""The endpoint `/finetune`: a training run without the page."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import gradio as gr
+
+from ...common.checks import InputError
+from ...methods.registry import SETTINGS, find_method
+from ...training.events import TuningStep
+from ..serving.lanes import Lanes, Place, queued
+from ..serving.visitors import Visitors
+from .prepare import prepare
+from .recipes import Recipes
+from .run import TrainingRun
+
+TELL_SECONDS = 1.0
+
+
+def row(step: TuningStep | None) -> dict | None:
+    return asdict(step) if step else None
+
+
+def told(run: TrainingRun, ahead: int = 0) -> dict:
+    """How the run stands, ready for JSON: the latest update, and the latest one that was checked on held-out noise."""
+    history = run.history
+    return {
+        "name": run.name,
+        "phase": run.phase,
+        "ahead": ahead,
+        "update": history.done,
+        "updates": history.updates,
+        "latest": row(history.steps[-1] if history.steps else None),
+        "held_out": row(history.held[-1] if history.held else None),
+        "warning": history.warning,
+    }
+
+
+def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dict) -> None:
+    """Adds the endpoint inside an open `gr.Blocks` context."""
+    holder = gr.File(visible=False)  # whose files gradio serves, and deletes in time
+
+    def finetune(
+        pde: str,
+        method: str = "pirf",
+        preset: str | None = None,
+        updates: int | None = None,
+        seed: int = 0,
+        start: str = "base",
+        trainable: str | None = None,
+        last_steps: int | None = None,
+        pool_steps: str | None = None,
+        pool: int | None = None,
+        batch: int | None = None,
+        learning_rate: float | None = None,
+        drift: float | None = None,
+        norm: str | None = None,
+        residual_weight: float | None = None,
+        validation: int | None = None,
+        validate_every: int | None = None,
+        best_by: str | None = None,
+        name: str = "",
+        request: gr.Request = None,
+    ) -> dict:
+        """Fine-tunes a copy of a model by a method (pirf, pidm): with `preset` (30s, 2m, 10m) for about that time, or
+        with `updates`; whatever else is given is kept. Streams how the run stands, and ends with the same, the history,
+        and the `.safetensors` file; the session that called may name the result in `/compare`. The seed may be
+        text."""
+        values = dict(locals())
+        visitor = visitors.of(request.session_hash)
+        try:
+            find_method(method).check_settings(k for k in SETTINGS if values.get(k) is not None)
+            if preset:
+                base = visitor.models.load(pde, start)
+                config = recipes.preset(preset, base, method, values)
+                values = asdict(config) | {k: v for k, v in values.items() if v is not None and hasattr(config, k)}
+            elif updates is None:
+                raise InputError("give either a preset or a number of updates")
+            run = prepare(visitor, recipes, pde, start, method, values, name)
+            run.claim()
+            with lanes.training.join() as place, run.finishing(lanes, visitor.models):
+                yield from stream(run, place)
+            if "last" not in run.models:
+                raise InputError(run.message or "the run was stopped before its first update: there is no result")
+            model = run.models["last"]
+            path = holder.move_resource_to_block_cache(model.path)
+            yield told(run) | {
+                "model": model.method,
+                "sha256": model.sha256,
+                "history": [asdict(step) for step in run.history.steps],
+                "figures": model.info.recipe.get("checks", {}),
+                "message": run.message,
+                "command": run.command,
+                "file": gr.FileData(path=path, orig_name=model.path.name).model_dump(),
+            }
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def stream(run: TrainingRun, place: Place) -> Iterator[dict]:
+        said = 0.0
+        for ahead in queued(place):
+            yield told(run, ahead)
+        for _ in run.work(lanes):
+            if time.monotonic() - said >= TELL_SECONDS:
+                said = time.monotonic()
+                yield told(run)
+
+    gr.api(finetune, api_name="finetune", **limits)
