@@ -17,7 +17,8 @@ FLOORS = (
     ("training",),
     ("methods",),
     ("inverse",),
-    ("hub", "tier", "interface"),
+    ("hub",),
+    ("tier", "interface"),
     ("cli", "ui"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

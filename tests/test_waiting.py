@@ -19,7 +19,7 @@ sys.meta_path.insert(0, Finder())
 ENTRIES = {
     "page": "import runpy; runpy.run_path('app.py', run_name='__main__')",
     "command line": "import runpy; runpy.run_module('pirf_app', run_name='__main__')",
-    "library": "import pirf_app.library",
+    "library": "import pirf_app.models.library",
 }
 
 

@@ -1,0 +1,1 @@
+"""What every room uses: checks, random streams, words, files, memory, processes. No physics."""

@@ -1,0 +1,1 @@
+"""Networks, preconditioning and samplers; no benchmark by name."""

@@ -11,12 +11,13 @@ import numpy as np
 
 from ..common.checks import InputError
 from ..common.files import write_arrays, write_text
+from ..common.paths import ASSETS
 from ..models.library import Library
 from ..pdes import get_pde
 from .comparison import Comparison, MethodResult, Settings, compare, last, usual
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
-FIRST_VIEW = Path(__file__).resolve().parent.parent / "assets" / "first_view.npz"
+FIRST_VIEW = ASSETS / "first_view.npz"
 # What the page shows of every method, and of solver data.
 SHOWN = {"nfe", "seconds", "precision", "residual_ratio", "solve_error_ratio", "conservation_rate", "amplitude"}
 SHOWN_FLOORS = {"residual_rms", "solve_error_median", "boundary_rms", "boundary_rounding", "amplitude_range"}

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 from ..common.checks import InputError
-from ..diffusion.guidance import GUIDANCE
-from ..methods.registry import METHODS
+from ..common.paths import ASSETS
+from ..models.library import rank
 from ..pdes import get_pde
 from .figures import boundary_rounding
 from .verdicts import method_title
 
-REPORT = Path(__file__).resolve().parents[1] / "assets" / "benchmark" / "report.json"
+REPORT = ASSETS / "benchmark" / "report.json"
 TABLE, SUMMARY = "benchmark", "summary"  # the names of marks: <!-- name --> ... <!-- /name -->
 SUMMARY_STEPS = 10
 
@@ -76,13 +76,13 @@ def format_summary(rows: list[dict]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for pde in sorted(pde for pde, method in found if method == "base"):
         base = found[pde, "base"]
-        for method in ("base", *METHODS, *GUIDANCE):
-            if row := found.get((pde, method)):
-                cells = [pde.capitalize() if row is base else "", method_title(method), str(row["nfe"])]
-                for _, name, show in SUMMARY_FIGURES:
-                    against = "" if row is base else f" ({row[name] / base[name]:.2f})"
-                    cells.append(show(row[name]) + against)
-                lines.append("| " + " | ".join([*cells, f"{row['conservation_rate']:.0%}"]) + " |")
+        for method in sorted((method for name, method in found if name == pde), key=rank):
+            row = found[pde, method]
+            cells = [pde.capitalize() if row is base else "", method_title(method), str(row["nfe"])]
+            for _, name, show in SUMMARY_FIGURES:
+                against = "" if row is base else f" ({row[name] / base[name]:.2f})"
+                cells.append(show(row[name]) + against)
+            lines.append("| " + " | ".join([*cells, f"{row['conservation_rate']:.0%}"]) + " |")
     return "\n".join(lines)
 
 

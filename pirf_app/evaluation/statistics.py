@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..common.checks import InputError
 from ..common.files import is_pointer, write_arrays
+from ..common.paths import ASSETS
 from ..pdes import PDE, get_pde
 
 # Solver seeds of the held-out data; training draws from seeds of 2^62 and more.
@@ -24,7 +25,7 @@ REFERENCE_SEED, FLOOR_SEED = 20_001, 20_002
 REFERENCE_SAMPLES = 512
 PROJECTIONS, QUANTILES = 128, 256
 FAINT = 1e-9  # of the strongest shell's power: less is rounding, and counts as none
-FOLDER = Path(__file__).resolve().parent.parent / "assets" / "reference"
+FOLDER = ASSETS / "reference"
 
 
 def _power_along(power: np.ndarray, axis: int, periodic: bool) -> tuple[np.ndarray, np.ndarray]:

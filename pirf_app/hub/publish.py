@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard, SpaceHardware, get_token
 
 from ..common.checks import InputError, shown
+from ..common.paths import CHECKOUT
 from ..common.text import megabytes
 from ..models.checkpoint import read_info
 from ..models.library import Library, entry_of
@@ -18,7 +19,7 @@ from .cards import card_name, model_card, repository_card
 from .client import PUSH_SECONDS, HubError, Transfer, api, in_time
 from .fetch import parse_repo
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = CHECKOUT  # of which a Space is made
 APP = ("app.py", "requirements.txt", "README.md", "LICENSE")  # files, then folders, that a Space runs from
 FOLDERS = ("pirf_app", "checkpoints", "assets")
 LEFT_OUT = re.compile(r"__pycache__|\.pyc$|\.tmp$|\.state$|/\.|^assets/screenshot-")

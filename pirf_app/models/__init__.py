@@ -1,0 +1,1 @@
+"""Checkpoints: the file format, and the folders that they are found in."""

@@ -13,6 +13,7 @@ import torch
 
 from ..common.checks import InputError
 from ..common.files import write_json
+from ..common.paths import CHECKPOINTS
 from ..diffusion.guidance import GUIDANCE
 from ..pdes import get_pde
 from .checkpoint import (
@@ -31,7 +32,7 @@ from .checkpoint import (
 ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
 ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
 USUAL = ("base", "pirf")  # what is compared unless told otherwise
-BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
+BUNDLED = CHECKPOINTS
 LOOKED_AT = 200  # files of a folder among which a parent is looked for
 
 

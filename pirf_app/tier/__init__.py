@@ -1,0 +1,1 @@
+"""A resolution tier in a stated time, and what this machine is capable of."""

@@ -1,0 +1,1 @@
+"""Networks that other EDM code bases published, read as data."""

@@ -1,0 +1,1 @@
+"""The Compare tab: several models from the same noise, side by side."""

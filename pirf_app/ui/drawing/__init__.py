@@ -1,0 +1,1 @@
+"""Figures, charts, panels and pieces of HTML that the tabs share."""

@@ -1,22 +1,22 @@
 """The pictures of the benchmarks in the selector.
 
-`python -m pirf_app.ui.drawing.thumbnails` draws them again, one field from the solver each, into `assets/pde/NAME.png`; they
-are kept as files because some solvers take long. A benchmark without a picture is offered by name alone.
+`python -m pirf_app.ui.drawing.thumbnails` draws them again, one field from the solver each, into `assets/pde/NAME.png`;
+they are kept as files because some solvers take long. A benchmark without a picture is offered by name alone.
 """
 
 import base64
 import io
 from functools import lru_cache
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 from scipy.ndimage import zoom
 
+from ...common.paths import ASSETS
 from ...pdes import PDE, get_pde, pde_names
 from .panels import DIVERGING, SEQUENTIAL, field_range, picture
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "assets" / "pde"
+FOLDER = ASSETS / "pde"
 PIXELS = 160
 RESOLUTION = 64
 LEVELS = 64  # shades in a picture; fewer make a smaller file

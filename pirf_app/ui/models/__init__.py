@@ -1,0 +1,1 @@
+"""The Models tab: what there is, and what a visitor adds."""

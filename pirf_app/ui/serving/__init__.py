@@ -1,0 +1,1 @@
+"""Who is here, who computes when, and on what."""

@@ -1,0 +1,1 @@
+"""The Train tab: a fine-tuning run, watched while it works."""
