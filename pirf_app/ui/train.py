@@ -21,14 +21,13 @@ from .recipes import JUST_NOW, Recipes
 from .setup import Setup
 from .start import prepare
 from .train_controls import TrainControls
-from .training import PREVIEW_SAMPLES, TrainingRun
+from .training import FAILED, PREVIEW_SAMPLES, TrainingRun
 from .visitors import Visitor, Visitors
 
 log = logging.getLogger(__name__)
 
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
 SHOW_SECONDS = 0.5
-FAILED = "the training failed; the server's log says why"
 
 
 class TrainTab:
