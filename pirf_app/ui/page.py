@@ -101,6 +101,8 @@ def launch(demo: gr.Blocks, **options):
         ssr_mode=False,
         footer_links=["api", "settings"],
         run_history=False,
+        enable_monitoring=False,  # who asked for what, and how long it took, is not for strangers
+        app_kwargs={"openapi_url": None},  # gradio's own routes; the API is described at /gradio_api/openapi.json
         state_session_capacity=SESSIONS,
         **options,
     )
