@@ -1,6 +1,5 @@
 """The server as a process: the address that it is asked to listen on, and what it leaves behind when it ends."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -11,18 +10,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from app_process import ROOT, App, environment
 from conftest import free_port
 from gradio_client import Client
 from test_trainer_api import QUICK
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def environment(folder: Path, **more) -> dict[str, str]:
-    """For a server with its temporary files in `folder`, and what it keeps beside that."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIRF_", "HF_", "GRADIO_", "SPACE", "PORT"))}
-    home = str(folder.parent / "home")
-    return kept | {"TMPDIR": str(folder), "HOME": home, "HF_HOME": home, "MPLCONFIGDIR": home} | more
 
 
 def refused(tmp_path: Path, **more) -> str:
@@ -54,43 +45,6 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(tmp_path):
 def test_an_address_of_another_machine_is_refused_in_a_sentence(tmp_path):
     said = refused(tmp_path, PORT=str(free_port()), GRADIO_SERVER_NAME="192.0.2.1")
     assert "'192.0.2.1' is no address of this machine" in said
-
-
-class App:
-    """`python app.py` with `models`, its temporary files in `folder`/tmp."""
-
-    def __init__(self, folder: Path, models: Path, port: int | None = None, **more):
-        self.temporary, self.log = folder / "tmp", folder / "log.txt"
-        self.temporary.mkdir(exist_ok=True)
-        self.port = port or free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        env = environment(self.temporary, PORT=str(self.port), PIRF_CHECKPOINTS=str(models), **more)
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
-
-    def wait(self, seconds: float = 240) -> "App":
-        """Waits for the first answer."""
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.address}/config", timeout=5).read()
-                return self
-            except (OSError, urllib.error.URLError):
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < end, self.log.read_text()
-                time.sleep(0.1)
-
-    def __enter__(self) -> "App":
-        return self.wait()
-
-    def __exit__(self, *_) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def files(self) -> list[Path]:
-        """The temporary files that are there."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,7 +12,7 @@ from ..methods.registry import SETTINGS, find_method
 from ..pdes.base import InputError
 from .lane import Lanes, Place, queued
 from .recipes import Recipes
-from .start import prepare
+from .start import beginning, prepare
 from .training import FAILED, TrainingRun
 from .visitors import Visitors
 
@@ -87,7 +87,7 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
         try:
             find_method(method).check_settings(k for k in SETTINGS if values.get(k) is not None)
             if preset:
-                base = visitor.models.load(pde, start)
+                base = beginning(visitor.models, pde, start)
                 config = recipes.preset(preset, base, method, values)
                 values = asdict(config) | {k: v for k, v in values.items() if v is not None and hasattr(config, k)}
             elif updates is None:
