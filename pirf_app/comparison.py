@@ -14,7 +14,7 @@ from .evaluation import CLOSED, PRECISION, boundary_rounding, check_comparable, 
 from .library import USUAL, Library
 from .pdes import PDE, get_pde
 from .pdes.base import MAX_RESOLUTION, MAX_SEED, InputError, check_number, shown
-from .resolutions import grid
+from .resolutions import grid, grids
 from .statistics import FLOOR_SEED, amplitude_range
 from .wording import method_title, verdicts, warnings
 
@@ -154,7 +154,12 @@ def check_settings(
     for method in methods:
         if method not in known:
             names = ", ".join(known) or "none yet"
-            raise InputError(f"there is no {shown(method)} checkpoint for {pde}: available are {names}")
+            size = grid(library, pde, resolution)
+            others = [f"{n}x{n}" for n in grids(library, pde) if method in library.methods(pde, n)]
+            there = f" (there is at {', '.join(others)})" if others else ""
+            raise InputError(
+                f"there is no {shown(method)} checkpoint for {pde} at {size}x{size}{there}: available are {names}"
+            )
     if not methods:
         raise InputError("choose at least one method")
     return Settings(

@@ -17,6 +17,7 @@ from .events import COMPUTE, PRIVATE
 from .figures import plotly_grid
 from .files import export, first_view
 from .lane import Lanes, queued
+from .number_fields import read_number
 from .panels import grids, shown_sample
 from .player import Player
 from .sketch import Sketch
@@ -167,8 +168,9 @@ class CompareTab:
     ):
         library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
+        schedule = [read_number(entered) for entered in (sigma_min, sigma_max, rho)]
         try:
-            settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, resolution)
+            settings = cmp.check_settings(library, pde, methods, steps, n, seed, *schedule, resolution)
             for ahead in queued(place):
                 if not self.tickets.get(ticket):
                     return

@@ -9,7 +9,7 @@ from ..checkpoints import CheckpointError, file_sha256, read_info, sentences
 from ..comparison import available
 from ..diffusion.sampler import Schedule
 from ..library import Library
-from ..pdes import pde_names
+from ..pdes import get_pde, pde_names
 from ..pdes.base import InputError
 from .lane import Lanes
 
@@ -23,6 +23,11 @@ def offered(library: Library) -> dict[str, list[str]]:
     except (InputError, KeyError, TypeError):
         found = {}
     return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
+
+
+def equations(library: Library) -> list[tuple[str, str]]:
+    """The PDEs of `offered` by title, to choose from."""
+    return [(get_pde(name).title, name) for name in offered(library)]
 
 
 def problems(library: Library) -> list[str]:
@@ -80,4 +85,5 @@ def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
 
 def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
     """The noise schedule that a model recommends, without loading it. Raises InputError."""
-    return read_info(library.folder / library.find(pde, method, resolution)["file"]).schedule
+    _, path = library.located(library.find(pde, method, resolution)["sha256"])
+    return read_info(path).schedule

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from ..checkpoints import CheckpointInfo
+from ..checkpoints import Checkpoint, CheckpointInfo
 from ..comparison import data_floors
 from ..library import Library
 from ..methods.finetuning import command_line
@@ -20,9 +20,21 @@ from .training import TrainingRun, check_room
 from .visitors import Visitor
 
 
-def beginnings(library: Library, pde: str) -> list[str]:
-    """The methods whose checkpoints a run may start from: the baseline, and the visitor's own models."""
-    return [m for m in library.methods(pde, get_pde(pde).default_resolution) if m == "base" or m.startswith(OWN)]
+def beginnings(library: Library, pde: str) -> dict[str, int]:
+    """The methods whose checkpoints a run may start from, and their resolution: the baseline on the benchmark's default
+    grid, or the coarsest where there is none of that, and the visitor's own models on any."""
+    entries, default = [e for e in library.manifest() if e["pde"] == pde], get_pde(pde).default_resolution
+    sizes = sorted((e["resolution"] for e in entries if e["method"] == "base"), key=lambda n: (n != default, n))
+    found = {"base": sizes[0]} if sizes else {}
+    return found | {e["method"]: e["resolution"] for e in entries if e["method"].startswith(OWN)}
+
+
+def beginning(library: Library, pde: str, begin: str | None) -> Checkpoint:
+    """The model that a run starts from. Raises InputError, naming those there are."""
+    known = beginnings(library, pde)
+    if begin not in known:
+        raise InputError(f"a run cannot start from {shown(begin)}: choose {', '.join(known) or 'none yet'}")
+    return library.load(pde, begin, known[begin])
 
 
 def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
@@ -30,9 +42,11 @@ def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> di
     try:
         known = beginnings(library, pde)
     except InputError:
-        known = []
+        known = {}
     value = chosen if chosen in known else next(iter(known), None)
-    return {"choices": [(method_title(m), m) for m in known], "value": value}
+    default = get_pde(pde).default_resolution
+    titles = {m: method_title(m) + (f" ({size} × {size})" if size != default else "") for m, size in known.items()}
+    return {"choices": [(title, m) for m, title in titles.items()], "value": value}
 
 
 def references(library: Library, base: CheckpointInfo, method: str) -> dict[str, list[tuple[str, float]]]:
@@ -63,13 +77,12 @@ def prepare(
     """The run that is asked for, ready to work, as the visitor's run in place of the previous one, whose files go.
     Raises InputError, with a reason, if it cannot be."""
     check_idle(visitor)
-    library, kind = visitor.models, find_method(method)
-    if begin not in beginnings(library, pde):
-        known = ", ".join(beginnings(library, pde)) or "none yet"
-        raise InputError(f"a run cannot start from {shown(begin)}: choose {known}")
-    base = library.load(pde, begin)
+    library, problem, kind = visitor.models, get_pde(pde), find_method(method)
+    base = beginning(library, pde, begin)
     check_room(library)
     name = library.free_name(check_name(name or f"{pde}-{method}"))
+    size = base.info.resolution
+    where = f" at {size} × {size}" if size != problem.default_resolution else ""
     config = recipes.recipe(base, method, values)
     recipes.check(base, method, config)
     levels = recipes.lanes.do(lambda: references(library, base.info, method))
@@ -79,7 +92,7 @@ def prepare(
         name=name,
         pde=pde,
         words=" · ".join(
-            [base.info.benchmark.full_title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]
+            [base.info.benchmark.full_title + where, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]
         ),
         base=base,
         method=method,

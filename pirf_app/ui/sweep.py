@@ -18,6 +18,7 @@ from .charts import HOVER, Axis, Chart, Curve, Scale, draw
 from .events import COMPUTE, PRIVATE
 from .history import key
 from .lane import queued
+from .number_fields import read_number
 
 MARKS = (5, 10, 20, 40, 80)
 PANELS = (("Residual RMS", "residual_rms", "{:.3g}".format), ("Forward-solve error", "solve_error_median", percent))
@@ -108,7 +109,8 @@ class SweepPanel:
         tab, lanes, rows = self.tab, self.tab.lanes, []
         library, place = tab.visitors.library(request.session_hash), lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
-        own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
+        own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        own = {name: read_number(entered) for name, entered in own.items()} | {"resolution": resolution}
         try:
             asked = check_sweep(library, pde, methods, SWEEP_STEPS, n, seed, **own)
             for ahead in queued(place):
