@@ -3,20 +3,16 @@
 import contextlib
 import os
 
-import pirf_app  # noqa: F401 - before torch: it says how torch's threads wait
+from pirf_app.ui.serving import process  # first: the package says how the threads of torch wait
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-with contextlib.suppress(ImportError):  # on Spaces with a shared GPU this has to come before torch
-    import spaces  # noqa: F401
 
-from pirf_app.ui.page import build, launch
+with process.serving(os.environ) if __name__ == "__main__" else contextlib.nullcontext() as address:
+    with contextlib.suppress(ImportError):  # on Spaces with a shared GPU this has to come before torch
+        import spaces  # noqa: F401
 
-demo = build()
+    from pirf_app.ui.page import build, launch
 
-if __name__ == "__main__":
-    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT")
-    launch(
-        demo,
-        server_name=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"),
-        server_port=int(port) if port else None,
-    )
+    demo = build()
+    if address:
+        launch(demo, **address)

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+EVENT = re.compile(r"/gradio_api/(queue/|run/|upload)")
 PANELS = "#grid .heatmaplayer image"
 ARGUMENTS = [
     "--no-sandbox",
@@ -14,6 +15,40 @@ ARGUMENTS = [
     "--disable-component-update",
     "--no-first-run",
 ]
+
+
+_under_way: dict[object, set] = {}  # by page, the requests of its events that have not ended
+
+
+def alive(page) -> None:
+    """Waits until the page hears what is done on it: until all of it is there, and its own script has run."""
+    page.wait_for_selector("html[data-mounted]", state="attached")
+
+
+def go(page, address: str) -> None:
+    """Opens an address of the app; what is clicked on from here on is heard."""
+    if page not in _under_way:
+        found = _under_way[page] = set()
+        page.on("request", lambda request: found.add(request) if EVENT.search(request.url) else None)
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: found.discard(request))
+        page.on("close", lambda closed: _under_way.pop(closed, None))
+    page.goto(address)
+    alive(page)
+
+
+def settled(page) -> None:
+    """Waits until no event of the page is under way, nor another that follows on it."""
+    quiet = 0
+    while quiet < 5:
+        page.wait_for_timeout(100)  # in which the page tells of its requests
+        quiet = 0 if _under_way[page] else quiet + 1
+
+
+def reload(page) -> None:
+    """Loads the page again."""
+    page.reload()
+    alive(page)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +82,7 @@ def visit(browser, server):
         page.on(
             "request", lambda r: foreign.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None
         )
-        page.goto(f"{server}/{query}")
+        go(page, f"{server}/{query}")
         page.wait_for_selector(PANELS, state="attached")
         page.wait_for_function("document.querySelector('#link textarea, #link input').value.includes('pde=')")
         return page
@@ -71,7 +106,7 @@ def visitor(browser, tiny_server):
         page.set_default_timeout(120_000)
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{tiny_server}/{query}")
+        go(page, f"{tiny_server}/{query}")
         page.get_by_role("tab", name="Train").click()
         page.wait_for_selector("#estimate strong")
         return page

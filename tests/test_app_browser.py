@@ -18,10 +18,10 @@ def choose(page, steps: int, n: int, seed: str) -> None:
 
 
 def run(page) -> None:
-    """Presses Run and waits for the result: a new caption, and no preview any more."""
-    before = page.text_content("#caption")  # it is there, but hidden, while the sampler runs
+    """Presses Run and waits for the result: another caption, and no preview any more."""
+    before = page.text_content("#caption .caption")  # it is there, but hidden, while the sampler runs
     page.click("#run")
-    page.wait_for_function("before => document.querySelector('#caption').textContent !== before", arg=before)
+    page.wait_for_function("before => document.querySelector('#caption .caption').textContent !== before", arg=before)
     page.wait_for_selector(".preview", state="detached")
     page.wait_for_selector(PANELS, state="attached")
 
@@ -156,6 +156,39 @@ def test_a_schedule_in_a_link_is_on_show(visit):
     page = visit("?pde=poisson&sigma_min=0.05")
     page.get_by_label("sigma_min").wait_for()
     assert page.get_by_label("sigma_min").input_value() == "0.05"
+
+
+@pytest.mark.parametrize("query", ["", "?pde=poisson&methods=base"])
+def test_an_opened_noise_schedule_stays_empty_until_something_is_entered(visit, query):
+    page = visit(query)
+    page.locator("#schedule button").first.click()
+    fields = page.locator("#schedule input, #schedule textarea")
+    fields.first.wait_for()
+    assert [field.input_value() for field in fields.all()] == ["", "", ""]
+    choose(page, 2, 1, "11")
+    run(page)
+    assert "seed 11" in caption(page)
+    assert "sigma" not in caption(page)
+    page.get_by_label("sigma_min").fill(" 0.05 ")
+    page.get_by_label("rho").fill("5")
+    run(page)
+    assert "sigma_min 0.05 · rho 5" in caption(page)
+    link = "document.querySelector('#link textarea, #link input').value"
+    page.wait_for_function(f"{link}.includes('sigma_min=0.05&rho=5')")
+    page.get_by_label("rho").fill("")
+    for entered in ("abc", "nan", "-1", "0", "1e999", "1,5"):
+        page.get_by_label("sigma_min").fill(entered)
+        page.click("#run")
+        page.wait_for_selector("#status .problem")
+        assert page.inner_text("#status .problem").lower().startswith("sigma_min must be")
+        page.get_by_label("sigma_min").fill("")
+        page.click("#sweep-run")  # which clears what was said
+        page.wait_for_selector("#status .problem", state="detached")
+    run(page)
+    assert "sigma" not in caption(page)
+    page.locator("#pde label").last.click()
+    page.wait_for_function("document.querySelectorAll('#pde label.selected').length === 1")
+    assert [field.input_value() for field in fields.all()] == ["", "", ""]
 
 
 def test_a_link_that_cannot_be_used_is_said_to_be_so(visit):

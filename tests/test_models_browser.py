@@ -4,6 +4,7 @@ import json
 
 import huggingface_hub
 import pytest
+from browsing import reload
 from hub_server import HubServer
 from huggingface_hub import constants
 from tiny import info_of, tiny_denoiser
@@ -80,7 +81,7 @@ def test_a_repository_is_fetched_for_one_visitor_and_its_model_removed(visit, hu
 def test_what_cannot_be_fetched_is_said_and_the_table_stays(visit, hub, library):
     page = models_tab(visit())
     assert "OWNER/NAME" in ask_for(page, "nonsense")
-    page.reload()
+    reload(page)
     models_tab(page)
     assert "no such public repository" in ask_for(page, "lab/nothing")
     assert rows(page) == len(library.manifest())

@@ -13,7 +13,7 @@ from pirf_app.hub.collection import Collection
 from pirf_app.models.library import Library, entry_of
 from pirf_app.ui.models import tab as models_tab
 from pirf_app.ui.models.tab import ModelsTab
-from pirf_app.ui.models.table import own_entry, row
+from pirf_app.ui.models.table import row
 from pirf_app.ui.serving import own_models as own
 from pirf_app.ui.serving.lanes import Lanes
 from pirf_app.ui.serving.own_models import OwnModel
@@ -92,12 +92,12 @@ def test_a_run_s_model_has_the_figures_that_the_run_measured(tiny_library, tmp_p
     list(run.run())
     for which in ("last", "best"):
         info = run.info(which=which)
-        entry = own_entry(OwnModel("mine", tmp_path, "", 1, info))
+        entry = OwnModel("mine", tmp_path, "", 1, info).entry
         check = run.checks[which]
         assert entry["figures"] == {k: check[k] for k in ("residual_rms", "solve_error_median")}
         assert "–" not in row(entry, {info.parent: "base"})
     odd = replace(info, recipe={"checks": {"last": 5}, "state": "last"})
-    assert own_entry(OwnModel("mine", tmp_path, "", 1, odd))["figures"] == {}
+    assert OwnModel("mine", tmp_path, "", 1, odd).entry["figures"] == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "1", True, None, []])

@@ -71,6 +71,33 @@ def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch)
     page.wait_for_function(f"document.querySelector('#train-updates input').value !== '{UNPRESET}'")
 
 
+def test_a_number_that_is_left_out_is_asked_for_and_what_is_none_is_refused(visitor):
+    page = visitor()
+    ask(page, updates=6, anchor="")
+    for method in ("PIDM", "PIRF"):  # its field goes and comes back
+        page.click("#train-method input")
+        page.get_by_role("option", name=method, exact=True).click()
+        page.wait_for_function("shown => !!document.querySelector('#train-anchor') === shown", arg=method == "PIRF")
+    assert page.input_value("#train-anchor input") == ""
+    page.wait_for_function("document.querySelector('#estimate').innerText.includes('Anchor weight is empty')")
+    enter(page, "anchor", "0.5")
+    for name, entered, words in (
+        ("updates", "ten", "Updates must be a whole number from 1 to 1000000, not 'ten'"),
+        ("learning_rate", "fast", "Learning rate must be a finite number above 0, not 'fast'"),
+        ("drift", "1e999", "Drift weight must be a finite number of at least 0, not inf"),
+    ):
+        before = page.input_value(f"#train-{name} input")
+        enter(page, name, entered)
+        page.click("#train-start")
+        said = "words => document.querySelector('#train-head .problem')?.innerText.includes(words)"
+        page.wait_for_function(said, arg=words)
+        assert page.locator("#train-head .problem").count() == 1
+        enter(page, name, before)
+    page.click("#train-start")
+    wait_for_state(page, "Complete")
+    assert "--anchor 0.5" in page.input_value("#command textarea, #command input")
+
+
 def test_another_method_shows_its_own_settings(visitor):
     page = visitor()
     page.click("#train-method input")

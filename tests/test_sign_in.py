@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
+from browsing import alive, go
 from hub_server import HubServer
 from joserfc import jwt
 from joserfc.jwk import RSAKey
@@ -83,7 +84,7 @@ def test_a_visitor_signs_in_and_pushes_what_they_had_before(request, browser, pr
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(60_000)
         try:
-            page.goto(address)
+            go(page, address)
             page.get_by_role("tab", name="Models").click()
             page.set_input_files("#models-tools input[type=file]", tiny_folder / "darcy-16-pirf.safetensors")
             said = "words => document.querySelector('#models-status').innerText.includes(words)"
@@ -92,7 +93,8 @@ def test_a_visitor_signs_in_and_pushes_what_they_had_before(request, browser, pr
             page.wait_for_function(said, arg="Sign in with Hugging Face first")
             page.evaluate("window.before = true")
             page.get_by_role("button", name="Sign in with Hugging Face").click()
-            page.wait_for_function("!window.before && document.querySelector('#link')")
+            page.wait_for_function("!window.before")
+            alive(page)
             page.get_by_role("tab", name="Models").click()
             page.get_by_role("button", name="Logout (visitor)").wait_for()
             page.wait_for_function("document.querySelector('#models-own input')?.value === 'darcy-16-pirf'")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from waiting import eventually
 
 from pirf_app.models.library import Library
+from pirf_app.ui.serving import gpu_training
 
 QUICK = {"pde": "darcy", "pool_steps": "4", "pool": 8, "batch": 2, "validation": 2, "validate_every": 2, "seed": 3}
 
@@ -86,6 +87,47 @@ def test_bad_requests_are_answered_with_one_sentence_and_the_app_lives(clients, 
     with pytest.raises(AppError, match=words):
         clients[0].predict(**(QUICK | changes), api_name="/finetune")
     assert clients[0].predict(api_name="/models")
+
+
+def watched(client, **request) -> tuple[list[dict], Exception | None]:
+    """What a loop over a run sees, and how the call ends."""
+    job = client.submit(**request, api_name="/finetune")
+    states = list(job)
+    return states, job.exception(timeout=60)
+
+
+def test_a_loop_over_a_refused_run_sees_why(clients):
+    for changes, words in (({"updates": 2, "start": "pirf"}, "cannot start from"), ({}, "either a preset")):
+        states, error = watched(clients[0], **QUICK | changes)
+        assert [state["phase"] for state in states] == ["refused"]
+        assert words in states[-1]["message"]
+        assert states[-1]["message"] in str(error)
+        assert (states[-1]["update"], states[-1]["updates"], states[-1]["latest"]) == (0, 0, None)
+
+
+def test_a_loop_over_a_run_that_breaks_down_sees_it(clients, monkeypatch, caplog):
+    def broken(run):
+        yield from ()
+        raise RuntimeError("out of paper")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_training, "events", broken)
+        states, error = watched(clients[0], **QUICK, updates=4)
+    assert states[-1]["phase"] == "failed"
+    assert states[-1]["updates"] == 4
+    assert states[-1]["message"] == "the training failed; the server's log says why"
+    assert states[-1]["message"] in str(error)
+    assert "out of paper" in caplog.text
+    assert "out of paper" not in str(states) + str(error)
+    states, error = watched(clients[0], **QUICK, updates=4)
+    assert (states[-1]["phase"], error) == ("complete", None)
+
+
+def test_a_loop_over_a_run_that_diverges_sees_it(clients):
+    states, error = watched(clients[0], **QUICK | {"validate_every": 25}, updates=100, learning_rate=1e36)
+    assert states[-1]["phase"] == "diverged"
+    assert "lower learning rate; nothing had been learned by then" in states[-1]["message"]
+    assert states[-1]["message"] in str(error)
 
 
 def test_of_two_runs_asked_for_at_once_one_is_refused_and_the_other_is_not_harmed(clients):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..common.checks import MAX_RESOLUTION, MAX_SEED, InputError, optional_number, shown, whole_number
 from ..diffusion.sampler import SampleStep, Schedule, initial_noise, together
 from ..models.checkpoint import Checkpoint
-from ..models.library import USUAL, Library, grid
+from ..models.library import USUAL, Library, grid, grids
 from ..pdes import PDE, get_pde
 from .figures import CLOSED, PRECISION, boundary_rounding, check_comparable, places, residual_rms
 from .statistics import FLOOR_SEED, amplitude_range
@@ -137,7 +137,12 @@ def check_settings(
     for method in methods:
         if method not in known:
             names = ", ".join(known) or "none yet"
-            raise InputError(f"there is no {shown(method)} checkpoint for {pde}: available are {names}")
+            size = grid(library, pde, resolution)
+            others = [f"{n}x{n}" for n in grids(library, pde) if method in library.methods(pde, n)]
+            there = f" (there is at {', '.join(others)})" if others else ""
+            raise InputError(
+                f"there is no {shown(method)} checkpoint for {pde} at {size}x{size}{there}: available are {names}"
+            )
     if not methods:
         raise InputError("choose at least one method")
     return Settings(

@@ -18,6 +18,7 @@ from .models.tab import ModelsTab
 from .serving import gpu
 from .serving.lanes import Lanes
 from .serving.offered import problems, warm_up
+from .serving.restart import ON_MOUNT, Restart
 from .serving.visitors import Visitors
 from .style import CSS, theme
 from .train.api import add_finetune
@@ -62,6 +63,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         gr.HTML(HEADING, elem_id="heading")
         found = problems(library)
         gr.HTML("".join(html.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
+        restart = Restart()
         with gr.Tabs():
             with gr.Tab("Compare", id="compare") as compare:
                 tab = CompareTab(visitors, lanes, first_view)
@@ -76,6 +78,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         now = [listed.arrivals, listed.clock, listed.table, listed.mine]
         for when in (back.then, models.select):
             when(listed.on_clock, listed.mine, now, queue=False, **QUIET)
+        restart.connect(chosen.run.click, training.start.click)
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)
@@ -98,10 +101,13 @@ def launch(demo: gr.Blocks, **options):
     return demo.launch(
         theme=theme(),
         css=CSS + TRAIN_CSS + thumbnails.css(),
+        js=ON_MOUNT,
         max_file_size=MAX_BYTES,
         ssr_mode=False,
         footer_links=["api", "settings"],
         run_history=False,
+        enable_monitoring=False,  # who asked for what, and how long it took, is not for strangers
+        app_kwargs={"openapi_url": None},  # gradio's own routes; the API is described at /gradio_api/openapi.json
         state_session_capacity=SESSIONS,
         **options,
     )

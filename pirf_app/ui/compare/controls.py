@@ -11,7 +11,8 @@ from ...evaluation.verdicts import OWN, method_title
 from ...models.library import Library
 from ...pdes import get_pde
 from ..drawing import axes
-from ..serving.offered import offered, recommended
+from ..drawing.number_fields import number_field, written
+from ..serving.offered import equations, offered, recommended
 from ..serving.visitors import Visitors
 from ..wiring import PRIVATE
 from . import links
@@ -31,8 +32,8 @@ class CompareControls:
         pde = next(iter(self.models))
         self.default = first or cmp.Settings(pde, tuple(cmp.usual(self.models[pde])), 10, 4, 0)
         self.first_pde = self.default.pde if self.default.pde in self.models else pde
-        choices = [(get_pde(name).title, name) for name in self.models]
-        self.pde = gr.Radio(choices, value=self.first_pde, label="Equation", elem_id="pde", container=False)
+        look = {"label": "Equation", "elem_id": "pde", "container": False}
+        self.pde = gr.Radio(equations(self.library), value=self.first_pde, **look)
 
     def build(self) -> None:
         now, pde = self.default, self.first_pde
@@ -40,7 +41,7 @@ class CompareControls:
             self.equation = gr.Markdown(axes.equation(get_pde(pde)), elem_id="equation")
         with gr.Group():
             self.resolution = gr.Radio(**self.grid_choices(pde), label="Resolution", elem_id="resolution")
-            self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods")
+            self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods", elem_id="compare-methods")
             low, high = cmp.STEPS_RANGE
             self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
             with gr.Row(elem_id="marks"):
@@ -53,7 +54,7 @@ class CompareControls:
                 )
                 self.dice = gr.Button("⚄", elem_id="dice", size="sm")
         with gr.Accordion("Noise schedule", open=False, elem_id="schedule") as self.panel:
-            self.schedule = [gr.Number(None, label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
+            self.schedule = [number_field(label=k, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
         with gr.Row(elem_id="run-row"):
             self.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
             self.stop = gr.Button("Stop", variant="secondary", elem_id="stop", scale=1)
@@ -72,7 +73,10 @@ class CompareControls:
     def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
         """The resolutions that there are models of, where there is a choice; None stands for the only one."""
         library = library or self.library
-        known = resolutions.grids(library, pde) if self.models.get(pde) else []
+        try:
+            known = resolutions.grids(library, pde)
+        except InputError:  # told at the top of the page
+            known = []
         if len(known) < 2:
             return {"choices": [], "value": None, "visible": False}
         value = chosen if chosen in known else resolutions.grid(library, pde)
@@ -86,34 +90,38 @@ class CompareControls:
         resolution: int | None = None,
     ) -> dict:
         """What can be chosen for `pde`, and what is: unless told otherwise the usual ones of those that there were when
-        the server started, and what the visitor has made or added last."""
-        known = self.models.get(pde, [])
-        found = cmp.available(library or self.library, pde, resolution) if known else []
-        wanted = cmp.usual(known) if chosen is None else chosen
-        value = [m for m in found if m in wanted] or found[: 2 if wanted else 0]
-        if chosen is None:
+        the server started, and what the visitor has made or added last. So, too, where there is none of `chosen`."""
+        try:
+            found = cmp.available(library or self.library, pde, resolution)
+        except InputError:  # told at the top of the page
+            found = []
+        wanted = cmp.usual(self.models.get(pde) or found) if chosen is None else chosen
+        value = [m for m in found if m in wanted]
+        if chosen is None or (wanted and not value):
+            value = value or [m for m in found if not m.startswith(OWN)][:2]
             newest = [m for m in found if m.startswith(OWN)][-2:]  # a run leaves two: its last state and the best
             value += [m for m in newest if m not in value]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
 
-    def schedule_hint(self, pde: str, name: str, resolution: int | None = None) -> dict:
+    def schedule_hint(self, pde: str, name: str, resolution: int | None = None, library: Library | None = None) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
+        library = library or self.library
         try:
-            grid = resolution or resolutions.grid(self.library, pde)
-            own = getattr(recommended(self.library, pde, self.models[pde][0], grid), name)
+            grid = resolutions.grid(library, pde, resolution)
+            own = getattr(recommended(library, pde, library.methods(pde, grid)[0], grid), name)
         except (InputError, LookupError):
             return {"placeholder": "the model's own"}
         return {"placeholder": f"{own:g}, the model's own"}
 
     def on_pde(self, pde: str, request: gr.Request):
-        hints = [gr.update(value=None, **self.schedule_hint(pde, k)) for k in links.NUMBERS]
         library = self.visitors.library(request.session_hash)
+        hints = [gr.update(value="", **self.schedule_hint(pde, k, library=library)) for k in links.NUMBERS]
         sizes, choices = self.grid_choices(pde, library=library), self.method_choices(pde, library=library)
         return axes.equation(get_pde(pde)), gr.update(**sizes), gr.update(**choices), *hints, precomputed(pde)
 
     def on_grid(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
         library = self.visitors.library(request.session_hash)
-        hints = [gr.update(**self.schedule_hint(pde, k, resolution)) for k in links.NUMBERS]
+        hints = [gr.update(**self.schedule_hint(pde, k, resolution, library)) for k in links.NUMBERS]
         return gr.update(**self.method_choices(pde, methods, library, resolution)), *hints
 
     def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
@@ -139,7 +147,9 @@ class CompareControls:
             asked.n,
             str(asked.seed),
             *(
-                gr.update(value=getattr(asked, k), **self.schedule_hint(asked.pde, k, asked.resolution))
+                gr.update(
+                    value=written(getattr(asked, k)), **self.schedule_hint(asked.pde, k, asked.resolution, library)
+                )
                 for k in links.NUMBERS
             ),
             gr.Accordion(open=any(getattr(asked, k) is not None for k in links.NUMBERS)),

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from ...common.checks import InputError
+from ...common.checks import InputError, shown
 from ...evaluation.comparison import Settings, available, check_settings, usual
 from ...models.library import Library
+from ..drawing.number_fields import read_number
 
 NUMBERS = ("sigma_min", "sigma_max", "rho")
 
@@ -20,10 +21,10 @@ def to_query(settings: Settings) -> str:
 
 
 def number(text: str, name: str) -> int | float:
-    try:
-        return int(text) if text.strip().lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise InputError(f"{name} must be a number, not {text[:40]!r}") from None
+    found = read_number(text)
+    if not isinstance(found, int | float):
+        raise InputError(f"{name} must be a number, not {shown(text)}")
+    return found
 
 
 def from_query(library: Library, query: Mapping[str, str], default: Settings) -> Settings:

@@ -16,6 +16,7 @@ from ...models.library import rank
 from ...pdes import get_pde
 from ..drawing import html
 from ..drawing.charts import HOVER, Axis, Chart, Curve, Scale, draw, key
+from ..drawing.number_fields import read_number
 from ..serving import gpu
 from ..serving.lanes import queued
 from ..wiring import COMPUTE, PRIVATE
@@ -109,7 +110,8 @@ class SweepPanel:
         tab, lanes, rows = self.tab, self.tab.lanes, []
         library, place = tab.visitors.library(request.session_hash), lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
-        own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "resolution": resolution}
+        own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        own = {name: read_number(entered) for name, entered in own.items()} | {"resolution": resolution}
         try:
             asked = check_sweep(library, pde, methods, SWEEP_STEPS, n, seed, **own)
             for ahead in queued(place):

@@ -13,6 +13,7 @@ from ...evaluation.exports import FIRST_VIEW
 from ...pdes import get_pde
 from ..drawing import html
 from ..drawing.figures import plotly_grid
+from ..drawing.number_fields import read_number
 from ..drawing.panels import grids, shown_sample
 from ..serving import gpu
 from ..serving.lanes import Lanes, queued
@@ -169,8 +170,9 @@ class CompareTab:
     ):
         library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
+        schedule = [read_number(entered) for entered in (sigma_min, sigma_max, rho)]
         try:
-            settings = cmp.check_settings(library, pde, methods, steps, n, seed, sigma_min, sigma_max, rho, resolution)
+            settings = cmp.check_settings(library, pde, methods, steps, n, seed, *schedule, resolution)
             for ahead in queued(place):
                 if not self.tickets.get(ticket):
                     return

@@ -107,11 +107,11 @@ def grid_width(grid: Grid, stage: str) -> str:
 
 def caption(comparison: Comparison, precomputed: bool) -> str:
     width = grid_width(grids(shown_sample(comparison, 0))[0], "stage")
-    tag = '<span class="tag">Precomputed</span>' if precomputed else ""
+    tag, kind = ('<span class="tag">Precomputed</span>', "") if precomputed else ("", " computed")
     tail = ". Press Run to compute your own." if precomputed else ". Every row starts from the same noise."
     told = describe(comparison.settings, benchmark=comparison.benchmark)
     told = escape(f"{told} · {comparison.results[0].row['precision']}")
-    return f'{width}<div class="caption">{tag}<strong>{told}</strong>{tail}</div>'
+    return f'{width}<div class="caption{kind}">{tag}<strong>{told}</strong>{tail}</div>'
 
 
 def sentence(comparison: Comparison) -> str:

@@ -6,8 +6,7 @@ from ...common.checks import InputError
 from ...common.text import percent
 from ...evaluation.verdicts import OWN, method_title
 from ...hub.collection import BUNDLED, Arrival
-from ...models.checkpoint import CheckpointInfo
-from ...models.library import entry_of, is_figure
+from ...models.library import is_figure
 from ...pdes import get_pde
 from ..drawing import html
 from ..serving.own_models import OwnModel
@@ -33,27 +32,9 @@ def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
     return visitor.models.mine() if visitor else []
 
 
-def checked(info: CheckpointInfo) -> dict:
-    """What a run measured on held-out noise of the state that became the checkpoint; {} where it does not say."""
-    checks = info.recipe.get("checks")
-    last = checks.get(info.recipe.get("state")) if isinstance(checks, dict) else None
-    if not isinstance(last, dict):
-        return {}
-    return {k: last[k] for k in ("residual_rms", "solve_error_median") if isinstance(last.get(k), float)}
-
-
-def own_entry(model: OwnModel) -> dict:
-    """A visitor's model as an entry of a manifest."""
-    own = {"name": model.name, "file": model.path.name, "method": model.method, "source": model.source}
-    own |= {"kind": model.info.method}
-    if not model.info.figures:
-        own |= {"figures": checked(model.info)}
-    return entry_of(model.info, model.sha256, model.size, **own)
-
-
 def entries(visitors: Visitors, session: str | None) -> list[dict]:
     """What a session can use: everybody's models, then its own. Raises InputError if the manifest cannot be read."""
-    return visitors.shared.manifest() + [own_entry(model) for model in own_models(visitors, session)]
+    return visitors.library(session).manifest()
 
 
 def figure(figures: dict, name: str, show) -> str:

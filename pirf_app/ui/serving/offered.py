@@ -5,14 +5,13 @@ import logging
 import threading
 from functools import partial
 
-from ...common.checks import InputError
+from ...common.checks import InputError, shown
 from ...diffusion.sampler import Schedule
 from ...evaluation.comparison import available
 from ...evaluation.verdicts import OWN, method_title
-from ...models.checkpoint import CheckpointError, file_sha256, read_info, sentences
+from ...models.checkpoint import Checkpoint, CheckpointError, file_sha256, read_info, sentences
 from ...models.library import Library
-from ...pdes import pde_names
-from ...pdes.base import get_pde
+from ...pdes import get_pde, pde_names
 from .lanes import Lanes
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,11 @@ def offered(library: Library) -> dict[str, list[str]]:
     except (InputError, KeyError, TypeError):
         found = {}
     return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
+
+
+def equations(library: Library) -> list[tuple[str, str]]:
+    """The PDEs of `offered` by title, to choose from."""
+    return [(get_pde(name).title, name) for name in offered(library)]
 
 
 def problems(library: Library) -> list[str]:
@@ -82,12 +86,25 @@ def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
 
 def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
     """The noise schedule that a model recommends, without loading it. Raises InputError."""
-    return read_info(library.folder / library.find(pde, method, resolution)["file"]).schedule
+    _, path = library.located(library.find(pde, method, resolution)["sha256"])
+    return read_info(path).schedule
 
 
-def beginnings(library: Library, pde: str) -> list[str]:
-    """The methods whose checkpoints a run may start from: the baseline, and the visitor's own models."""
-    return [m for m in library.methods(pde, get_pde(pde).default_resolution) if m == "base" or m.startswith(OWN)]
+def beginnings(library: Library, pde: str) -> dict[str, int]:
+    """The methods whose checkpoints a run may start from, and their resolution: the baseline on the benchmark's default
+    grid, or the coarsest where there is none of that, and the visitor's own models on any."""
+    entries, default = [e for e in library.manifest() if e["pde"] == pde], get_pde(pde).default_resolution
+    sizes = sorted((e["resolution"] for e in entries if e["method"] == "base"), key=lambda n: (n != default, n))
+    found = {"base": sizes[0]} if sizes else {}
+    return found | {e["method"]: e["resolution"] for e in entries if e["method"].startswith(OWN)}
+
+
+def beginning(library: Library, pde: str, begin: str | None) -> Checkpoint:
+    """The model that a run starts from. Raises InputError, naming those there are."""
+    known = beginnings(library, pde)
+    if begin not in known:
+        raise InputError(f"a run cannot start from {shown(begin)}: choose {', '.join(known) or 'none yet'}")
+    return library.load(pde, begin, known[begin])
 
 
 def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
@@ -95,6 +112,8 @@ def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> di
     try:
         known = beginnings(library, pde)
     except InputError:
-        known = []
+        known = {}
     value = chosen if chosen in known else next(iter(known), None)
-    return {"choices": [(method_title(m), m) for m in known], "value": value}
+    default = get_pde(pde).default_resolution
+    titles = {m: method_title(m) + (f" ({size} × {size})" if size != default else "") for m, size in known.items()}
+    return {"choices": [(title, m) for m, title in titles.items()], "value": value}

@@ -40,6 +40,13 @@ class OwnModel:
     def method(self) -> str:
         return OWN + self.name
 
+    @property
+    def entry(self) -> dict:
+        """The model as a manifest lists it, with its `source`, and as `kind` the method that made it."""
+        own = {"name": self.name, "file": self.path.name, "method": self.method, "source": self.source}
+        own |= {"kind": self.info.method, "figures": self.info.figures or checked(self.info)}
+        return entry_of(self.info, self.sha256, self.size, **own)
+
 
 class OwnModels(Library):
     """The shared library, and over it the models of one visitor; these come last among the methods of their PDE."""
@@ -97,7 +104,8 @@ class OwnModels(Library):
         model.path.unlink(missing_ok=True)
 
     def manifest(self) -> list[dict]:
-        return self.shared.manifest()
+        """What the visitor can use: everybody's models, then their own, oldest first."""
+        return self.shared.manifest() + [model.entry for model in self.mine()]
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
         fits = [m.method for m in self.mine(pde) if resolution in (None, m.info.resolution)]
@@ -116,7 +124,7 @@ class OwnModels(Library):
     def located(self, sha256: str) -> tuple[dict, Path] | None:
         for model in self.mine():
             if model.sha256 == sha256:
-                named = {"name": model.name, "file": model.path.name}
+                named = {"name": model.name, "file": model.path.name}  # its method as the file has it: others read this
                 return entry_of(model.info, sha256, model.size, **named), model.path
         return self.shared.located(sha256)
 
@@ -125,6 +133,15 @@ class OwnModels(Library):
             if model.sha256 == sha256:
                 return self._read(model.path, sha256, self)
         return self.shared.find_parent(sha256)
+
+
+def checked(info: CheckpointInfo) -> dict:
+    """What a run measured on held-out noise of the state that became the checkpoint; {} where it does not say."""
+    checks = info.recipe.get("checks")
+    last = checks.get(info.recipe.get("state")) if isinstance(checks, dict) else None
+    if not isinstance(last, dict):
+        return {}
+    return {k: last[k] for k in ("residual_rms", "solve_error_median") if isinstance(last.get(k), float)}
 
 
 def take_upload(path: str, models: OwnModels, lanes: Lanes) -> OwnModel:

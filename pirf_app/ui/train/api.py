@@ -1,5 +1,6 @@
 """The endpoint `/finetune`: a training run without the page."""
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,12 +11,14 @@ from ...common.checks import InputError
 from ...methods.registry import SETTINGS, find_method
 from ...training.events import TuningStep
 from ..serving.lanes import Lanes, Place, queued
+from ..serving.offered import beginning
 from ..serving.visitors import Visitors
 from .prepare import prepare
 from .recipes import Recipes
-from .run import TrainingRun
+from .run import FAILED, TrainingRun
 
 TELL_SECONDS = 1.0
+log = logging.getLogger(__name__)
 
 
 def row(step: TuningStep | None) -> dict | None:
@@ -28,6 +31,7 @@ def told(run: TrainingRun, ahead: int = 0) -> dict:
     return {
         "name": run.name,
         "phase": run.phase,
+        "message": run.message,
         "ahead": ahead,
         "update": history.done,
         "updates": history.updates,
@@ -35,6 +39,15 @@ def told(run: TrainingRun, ahead: int = 0) -> dict:
         "held_out": row(history.held[-1] if history.held else None),
         "warning": history.warning,
     }
+
+
+def without_result(run: TrainingRun | None, name: str, message: str) -> dict:
+    """The last state of a run that leaves nothing behind; without a run, of a request that was refused."""
+    if run is None:
+        empty = dict.fromkeys(("latest", "held_out", "warning")) | dict.fromkeys(("ahead", "update", "updates"), 0)
+        return {"name": str(name), "phase": "refused", "message": message} | empty
+    kept = run.phase != "complete"  # else it is the result that could not be kept
+    return told(run) | {"phase": run.phase if kept else "failed", "message": message}
 
 
 def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dict) -> None:
@@ -64,15 +77,18 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
         request: gr.Request = None,
     ) -> dict:
         """Fine-tunes a copy of a model by a method (pirf, pidm): with `preset` (30s, 2m, 10m) for about that time, or
-        with `updates`; whatever else is given is kept. Streams how the run stands, and ends with the same, the history,
-        and the `.safetensors` file; the session that called may name the result in `/compare`. The seed may be
-        text."""
+        with `updates`; whatever else is given is kept. The seed may be text. Streams how the run stands, and ends with
+        the same, the history, and the `.safetensors` file; the session that called may name the result in `/compare`.
+
+        `phase` is waiting, drawing or tuning while it goes on. The last one is complete, stopped or diverged (what was
+        learned by then is in the file); or refused, failed, stopped or diverged where there is nothing, and no file.
+        Then `message` says why, and the call ends with that as its error."""
         values = dict(locals())
-        visitor = visitors.of(request.session_hash)
+        visitor, run = visitors.of(request.session_hash), None
         try:
             find_method(method).check_settings(k for k in SETTINGS if values.get(k) is not None)
             if preset:
-                base = visitor.models.load(pde, start)
+                base = beginning(visitor.models, pde, start)
                 config = recipes.preset(preset, base, method, values)
                 values = asdict(config) | {k: v for k, v in values.items() if v is not None and hasattr(config, k)}
             elif updates is None:
@@ -90,12 +106,16 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
                 "sha256": model.sha256,
                 "history": [asdict(step) for step in run.history.steps],
                 "figures": model.info.recipe.get("checks", {}),
-                "message": run.message,
                 "command": run.command,
                 "file": gr.FileData(path=path, orig_name=model.path.name).model_dump(),
             }
         except InputError as error:
+            yield without_result(run, name, str(error))  # who reads the stream does not see the error
             raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            log.exception("a run failed")
+            yield without_result(run, name, FAILED)
+            raise gr.Error(FAILED, print_exception=False) from error
 
     def stream(run: TrainingRun, place: Place) -> Iterator[dict]:
         said = 0.0

@@ -12,11 +12,13 @@ from ...methods.pirf import PirfConfig
 from ...methods.presets import trainable_parameters
 from ...methods.registry import METHODS
 from ...methods.rewards import NORMS
+from ...models.checkpoint import Checkpoint
 from ...models.library import Library
 from ...pdes import get_pde
 from ...training.config import BEST_BY, TuningConfig
 from ..drawing import html
-from ..serving.offered import begin_choices
+from ..drawing.number_fields import number_field, read_number, written
+from ..serving.offered import begin_choices, beginning
 from .recipes import PRESET_TITLES
 from .run import TrainingRun
 from .run_html import FIGURES
@@ -25,6 +27,8 @@ SUFFIX_TITLES = {"last": "Last layer", "highres": "High-resolution decoder", "de
 NORM_TITLES = {"two-norm": "two norms", "plain": "residual alone"}
 DEFAULT_PRESET = "2m"
 NUMBERS = {
+    "updates": "Updates",
+    "last_steps": "K, last steps",
     "batch": "Batch",
     "pool": "Pool",
     "learning_rate": "Learning rate",
@@ -53,32 +57,23 @@ class TrainControls:
     """Builds the controls inside an open `gr.Blocks` context. `fields` are those of the recipe, by name."""
 
     def __init__(self, library: Library, models: dict[str, list[str]], pde: str):
-        self.library = library
         config = PirfConfig()
         with gr.Group():
             titles = [(get_pde(name).title, name) for name in models]
             self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="train-pde", filterable=False)
-            self.begin = gr.Dropdown(**begin_choices(library, pde), label="Start from", filterable=False)
+            look = {"label": "Start from", "filterable": False, "elem_id": "train-begin"}
+            self.begin = gr.Dropdown(**begin_choices(library, pde), **look)
             titles = [(m.title, name) for name, m in METHODS.items()]
             self.method = gr.Dropdown(titles, value=FIRST, label="Method", filterable=False, elem_id="train-method")
         with gr.Group():
             titles = [(title, name) for name, title in PRESET_TITLES.items()]
             self.preset = gr.Radio(titles, value=DEFAULT_PRESET, label="Time to spend", elem_id="presets")
             with gr.Row(elem_classes="pair"):
-                self.fields = {
-                    "updates": gr.Number(
-                        config.updates, label="Updates", precision=0, min_width=80, elem_id="train-updates"
-                    )
-                }
-                self.fields["last_steps"] = gr.Number(
-                    config.last_steps,
-                    label="K, last steps",
-                    precision=0,
-                    min_width=80,
-                    elem_id="train-last_steps",
-                )
+                first = ("updates", "last_steps")
+                self.fields = {name: self.number_field(name, getattr(config, name)) for name in first}
+            sizes = self.trainable_choices(self.start(library, pde))
             self.fields["trainable"] = gr.Dropdown(
-                **self.trainable_choices(pde), label="Trainable layers", filterable=False, elem_id="train-trainable"
+                **sizes, label="Trainable layers", filterable=False, elem_id="train-trainable"
             )
             self.name = gr.Textbox(
                 "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
@@ -103,20 +98,16 @@ class TrainControls:
             with gr.Row(elem_classes="pair"):
                 for name in row.split():
                     value = next(getattr(m.config, name) for m in METHODS.values() if name in m.settings)
-                    step = 1 if isinstance(value, int) else 0.01
-                    self.fields[name] = gr.Number(
-                        value,
-                        label=NUMBERS[name],
-                        step=step,
-                        min_width=80,
-                        elem_id=f"train-{name}",
-                        visible=name in METHODS[FIRST].settings,
-                    )
+                    self.fields[name] = self.number_field(name, value, visible=name in METHODS[FIRST].settings)
         titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
         self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward norm", filterable=False)
         titles = [(FIGURES.get(name, name), name) for name in BEST_BY]
         self.fields["best_by"] = gr.Dropdown(titles, value=config.best_by, label="Best state by", filterable=False)
         self.fields["seed"] = gr.Textbox(str(config.seed), label="Seed", max_lines=1, elem_id="train-seed")
+
+    @staticmethod
+    def number_field(name: str, value: float, **look) -> gr.Textbox:
+        return number_field(value, label=NUMBERS[name], min_width=80, elem_id=f"train-{name}", **look)
 
     @property
     def inputs(self) -> list:
@@ -126,12 +117,13 @@ class TrainControls:
     def read(self, values: tuple) -> tuple[str, str, str, str | None, dict[str, Any]]:
         """PDE, starting checkpoint, method, preset and the fields of the recipe, by name."""
         pde, begin, method, preset, *rest = values
-        return pde, begin, method, preset, dict(zip(self.fields, rest, strict=True))
+        entered = dict(zip(self.fields, rest, strict=True))
+        return pde, begin, method, preset, entered | {name: read_number(entered[name]) for name in NUMBERS}
 
     def filled(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
         """`fields`, if the method misses none of its numbers. Raises InputError."""
         for name in METHODS[method].settings if method in METHODS else ():
-            if isinstance(self.fields.get(name), gr.Number) and fields[name] is None:
+            if name in NUMBERS and fields[name] is None:
                 raise InputError(f"{self.fields[name].label} is empty: enter a number")
         return fields
 
@@ -149,15 +141,15 @@ class TrainControls:
 
     def written(self, config: TuningConfig) -> dict[str, Any]:
         """The fields that a recipe has, as the page shows them."""
-        write = {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
-        write["ema"] = lambda share: round(share, 4)
+        write = dict.fromkeys(NUMBERS, written) | {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
+        write["ema"] = lambda share: written(round(share, 4))
         return {k: write.get(k, lambda v: v)(getattr(config, k)) for k in self.fields if hasattr(config, k)}
 
     def of_run(self, library: Library, run: TrainingRun) -> dict:
         """Updates that show what a run was started with."""
         values, changes = self.written(run.config), self.for_method(run.method)
         changes |= {self.fields[k]: gr.update(value=v, visible=True) for k, v in values.items()}
-        changes[self.fields["trainable"]] = gr.update(**self.trainable_choices(run.pde, run.config.trainable))
+        changes[self.fields["trainable"]] = gr.update(**self.trainable_choices(run.base, run.config.trainable))
         begin = begin_choices(library, run.pde, run.base.info.method)
         return changes | {
             self.pde: run.pde,
@@ -173,14 +165,20 @@ class TrainControls:
             known = {getattr(m.config, name) for m in METHODS.values() if name in m.settings}
             changes[component] = {"visible": name in kind.settings}
             if name in kind.settings and len(known) > 1:
-                changes[component] |= {"value": getattr(kind.config, name)}
+                changes[component] |= {"value": self.written(kind.config())[name]}
         return {component: gr.update(**change) for component, change in changes.items()}
 
-    def trainable_choices(self, pde: str, chosen: str = PirfConfig().trainable) -> dict:
-        """The suffixes of the network, with how many parameters each of them has."""
+    @staticmethod
+    def start(library: Library, pde: str, begin: str | None = "base") -> Checkpoint | None:
+        """The model that a run would start from; None where there is none, which is told elsewhere."""
         try:
-            sizes = trainable_parameters(self.library.load(pde, "base"))
-        except (LookupError, ValueError):  # told at the top of the page
-            sizes = {}
+            return beginning(library, pde, begin)
+        except (LookupError, ValueError):
+            return None
+
+    @staticmethod
+    def trainable_choices(base: Checkpoint | None, chosen: str = PirfConfig().trainable) -> dict:
+        """The suffixes of the network, with how many parameters each of them has."""
+        sizes = trainable_parameters(base) if base else {}
         titles = {k: f"{title} ({count(sizes[k])})" if k in sizes else title for k, title in SUFFIX_TITLES.items()}
         return {"choices": [(title, name) for name, title in titles.items()], "value": chosen}

@@ -6,7 +6,7 @@ import gradio as gr
 
 from ...common.checks import InputError
 from ...models.checkpoint import Checkpoint
-from ..serving.offered import begin_choices
+from ..serving.offered import begin_choices, beginning
 from ..serving.visitors import Visitors
 from ..wiring import FITTED, NO_PRESET, PRIVATE, QUIET, SETUP
 from . import run_html
@@ -30,10 +30,13 @@ class Setup:
         latest = {"trigger_mode": "always_last"} | QUIET | SETUP
         depends = [controls.begin, controls.fields["trainable"]]
         pde = controls.pde.input(self.on_pde, controls.pde, depends, queue=False, **QUIET)
+        begin = controls.begin.input(
+            self.on_begin, [controls.pde, *depends], controls.fields["trainable"], queue=False, **QUIET
+        )
         method = controls.method.input(controls.for_method, controls.method, fields, queue=False, **QUIET)
-        for chosen in (pde, method):
+        for chosen in (pde, begin, method):
             chosen.then(self.on_preset, inputs, found, **QUIET, **SETUP)
-        gr.on([controls.preset.input, controls.begin.input], self.on_preset, inputs, found, **latest)
+        controls.preset.input(self.on_preset, inputs, found, **latest)
         entered = [component.input for component in fields]
         gr.on(entered, None, None, controls.preset, js=NO_PRESET, **PRIVATE)
         gr.on(entered, self.on_estimate, inputs, controls.estimate, **latest)
@@ -53,11 +56,15 @@ class Setup:
         return self.on_preset(request, *values) | {self.opened: "yes"}
 
     def on_pde(self, pde: str, request: gr.Request):
-        library = self.visitors.library(request.session_hash)
-        return (
-            gr.update(**begin_choices(library, pde)),
-            gr.update(**self.controls.trainable_choices(pde)),
-        )
+        library, controls = self.visitors.library(request.session_hash), self.controls
+        choices = begin_choices(library, pde)
+        sizes = controls.trainable_choices(controls.start(library, pde, choices["value"]))
+        return gr.update(**choices), gr.update(**sizes)
+
+    def on_begin(self, pde: str, begin: str, trainable: str, request: gr.Request):
+        """How many parameters the layers have of the model that is chosen to start from."""
+        base = self.controls.start(self.visitors.library(request.session_hash), pde, begin)
+        return gr.update(**self.controls.trainable_choices(base, trainable))
 
     def on_preset(self, request: gr.Request, *values):
         """Finds the recipe for the time that is chosen; without one, only the estimate is made."""
@@ -65,7 +72,7 @@ class Setup:
         if not preset:
             return self.on_estimate(request, *values)
         try:
-            base = self.visitors.library(request.session_hash).load(pde, begin)
+            base = beginning(self.visitors.library(request.session_hash), pde, begin)
             return self.fitted(preset, base, method, self.recipes.preset(preset, base, method, fields))
         except InputError as error:
             return {self.controls.estimate: self.controls.said(error)}
@@ -82,7 +89,7 @@ class Setup:
         """What the recipe in the controls takes."""
         pde, begin, method, _, fields = self.controls.read(values)
         try:
-            base = self.visitors.library(request.session_hash).load(pde, begin)
+            base = beginning(self.visitors.library(request.session_hash), pde, begin)
             config = self.recipes.recipe(base, method, self.controls.filled(method, fields))
             text = run_html.estimate(self.recipes.check(base, method, config), config)
         except InputError as error:

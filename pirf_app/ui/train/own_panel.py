@@ -5,10 +5,11 @@ from collections.abc import Callable
 import gradio as gr
 
 from ...common.checks import InputError
+from ...models.library import grid
 from ..compare.controls import CompareControls
 from ..drawing import html
 from ..serving.lanes import Lanes
-from ..serving.offered import begin_choices
+from ..serving.offered import begin_choices, equations
 from ..serving.own_models import OwnModels, take_upload
 from ..serving.visitors import Visitors
 from ..wiring import QUIET, SETUP
@@ -35,8 +36,10 @@ class OwnPanel:
         """`begin` offers models of `pde` to start from, `overlay` those that have curves; `compare`
         are the controls of the Compare tab."""
         self.begin, self.overlay, self.compare = begin, overlay, compare
+        self.pde = pde
         self.known = [self.model, overlay, pde, begin, compare.pde, compare.methods, compare.resolution]
-        self.lists = [self.model, self.row, self.take, overlay, begin, compare.resolution, compare.methods]
+        self.lists = [self.model, self.row, self.take, overlay, pde, begin]
+        self.lists += [compare.pde, compare.resolution, compare.methods]
         self.refresh(self.upload.upload(self.on_upload, self.upload, [self.told, self.model], **QUIET, **SETUP).then)
         self.refresh(self.remove.click(self.on_remove, self.model, [self.told, self.model], queue=False, **QUIET).then)
         self.model.input(self.on_model, self.model, self.take, queue=False, **QUIET)
@@ -56,8 +59,10 @@ class OwnPanel:
             model = take_upload(file, models, self.lanes)
         except InputError as error:
             return {self.told: html.problem(error)}
-        where = f"{model.info.benchmark.full_title} at {model.info.resolution}x{model.info.resolution}"
-        text = f'<div class="caption">{model.name}: {where}, checked and ready in the Compare tab.</div>'
+        problem, size = model.info.benchmark, model.info.resolution
+        ready = "" if size == grid(models, problem.name) else f": choose {size} × {size} under Resolution there"
+        told = f"{problem.full_title} at {size}x{size}, checked and ready in the Compare tab{ready}"
+        text = f'<div class="caption">{model.name}: {told}.</div>'
         return {self.told: text, self.model: gr.update(**self.choices(models, model.name))}
 
     def on_remove(self, name: str, request: gr.Request):
@@ -82,7 +87,7 @@ class OwnPanel:
         begin: str,
         compared: str,
         methods: list,
-        grid: int | None,
+        resolution: int | None,
         request: gr.Request,
     ):
         """Names the visitor's models wherever they can be chosen; what is new is chosen in the Compare tab."""
@@ -101,13 +106,15 @@ class OwnPanel:
         chosen = self.choices(models, made.name if made in fresh else fresh[-1].name if fresh else own)
         path = str(models.own(chosen["value"]).path) if mine else None
         visitor.overlay = overlay if overlay in laid else NO_OVERLAY
-        sizes, compared_methods = self.compare.on_return(compared, [*methods, *new], grid, request)
+        sizes, compared_methods = self.compare.on_return(compared, [*methods, *new], resolution, request)
         return {
             self.model: gr.update(**chosen, visible=bool(mine)),
             self.row: gr.update(visible=bool(mine)),
             self.take: gr.update(value=path),
             self.overlay: gr.update(choices=[NO_OVERLAY, *laid], value=visitor.overlay, visible=bool(laid)),
+            self.pde: gr.update(choices=equations(models)),
             self.begin: gr.update(**begin_choices(models, pde, begin)),
+            self.compare.pde: gr.update(choices=equations(models)),
             self.compare.resolution: sizes,
             self.compare.methods: compared_methods,
         }

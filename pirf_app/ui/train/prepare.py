@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from ...common.checks import InputError, shown
+from ...common.checks import InputError
 from ...evaluation.comparison import data_floors
 from ...evaluation.verdicts import OWN, method_title
 from ...methods.presets import command_line
 from ...methods.registry import find_method
 from ...models.checkpoint import CheckpointInfo
 from ...models.library import Library
+from ...pdes import get_pde
 from ..serving.gpu_training import workers
-from ..serving.offered import beginnings
+from ..serving.offered import beginning
 from ..serving.own_models import check_name
 from ..serving.visitors import Visitor
 from .history import History
@@ -48,13 +49,12 @@ def prepare(
     """The run that is asked for, ready to work, as the visitor's run in place of the previous one, whose files go.
     Raises InputError, with a reason, if it cannot be."""
     check_idle(visitor)
-    library, kind = visitor.models, find_method(method)
-    if begin not in beginnings(library, pde):
-        known = ", ".join(beginnings(library, pde)) or "none yet"
-        raise InputError(f"a run cannot start from {shown(begin)}: choose {known}")
-    base = library.load(pde, begin)
+    library, problem, kind = visitor.models, get_pde(pde), find_method(method)
+    base = beginning(library, pde, begin)
     check_room(library)
     name = library.free_name(check_name(name or f"{pde}-{method}"))
+    size = base.info.resolution
+    where = f" at {size} × {size}" if size != problem.default_resolution else ""
     config = recipes.recipe(base, method, values)
     recipes.check(base, method, config)
     levels = recipes.lanes.do(lambda: references(library, base.info, method))
@@ -64,7 +64,7 @@ def prepare(
         name=name,
         pde=pde,
         words=" · ".join(
-            [base.info.benchmark.full_title, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]
+            [base.info.benchmark.full_title + where, f"{kind.title} from {method_title(begin)}", f"seed {config.seed}"]
         ),
         base=base,
         method=method,

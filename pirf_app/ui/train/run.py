@@ -25,6 +25,7 @@ GOING = ("waiting", "drawing", "tuning")  # others: stopped, complete, diverged,
 PREVIEW_SECONDS = 2.5  # at most one pair of samples in this time,
 PREVIEW_SHARE = 8  # nor in less than so many times what the last one took
 PREVIEW_SAMPLES = 4
+FAILED = "the training failed; the server's log says why"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from ..drawing import html
 from ..drawing.charts import HOVER
 from ..drawing.figures import plotly_grid
 from ..serving.lanes import Lanes, queued
+from ..serving.offered import beginning
 from ..serving.visitors import Visitor, Visitors
 from ..wiring import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from . import run_html
@@ -23,13 +24,12 @@ from .history import History, charts
 from .own_panel import NO_OVERLAY, OwnPanel
 from .prepare import prepare
 from .recipes import JUST_NOW, Recipes
-from .run import PREVIEW_SAMPLES, TrainingRun
+from .run import FAILED, PREVIEW_SAMPLES, TrainingRun
 
 log = logging.getLogger(__name__)
 
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 8}
 SHOW_SECONDS = 0.5
-FAILED = "the training failed; the server's log says why"
 
 
 class TrainTab:
@@ -95,16 +95,21 @@ class TrainTab:
         return [self.figure, self.downloads, *self.files, self.command]
 
     @property
+    def ended(self) -> list:
+        """Everything that a run changes."""
+        return [*self.live, *self.results]
+
+    @property
     def nothing(self) -> dict:
         """Takes away what a run has left at its end."""
         hidden = dict.fromkeys([self.downloads, self.command], gr.update(visible=False))
         return hidden | {self.figure: None}
 
     def connect(self) -> None:
-        inputs, started = [*self.controls.inputs, self.controls.name], [*self.live, *self.results, *self.setup.found]
+        inputs, started = [*self.controls.inputs, self.controls.name], [*self.ended, *self.setup.found]
         begun = self.start.click(self.on_start, inputs, started, **QUIET, **SETUP)
         resumed = self.resume.click(self.on_resume, None, self.live, queue=False, **QUIET)
-        outputs = [*self.live, *self.results]
+        outputs = self.ended
         for before in (begun, resumed):
             # A run may be resumed while the page has not heard the last of it; `claim` lets it work once.
             running = before.then(self.on_run, None, outputs, trigger_mode="multiple", **QUIET, **TRAIN)
@@ -119,7 +124,7 @@ class TrainTab:
     def open(self, page: gr.Blocks, tab: gr.Tab):
         """A page that is loaded again has what it had. At each visit of the tab the models are those of today; the
         first one fits the default preset to this machine. Returns the event of what is there again."""
-        back = [*self.live, *self.results, *self.controls.inputs, self.session]
+        back = [*self.ended, *self.controls.inputs, self.session]
         asked = [self.session, self.loaded_at]
         loaded = page.load(self.on_back, asked, back, js=BEFORE, concurrency_limit=16, **QUIET)
         self.own.refresh(loaded.then)
@@ -138,7 +143,7 @@ class TrainTab:
         try:
             if preset and not visitor.training:
                 yield {self.head: run_html.MEASURING, self.start: gr.update(interactive=False)}
-                base = visitor.models.load(pde, begin)
+                base = beginning(visitor.models, pde, begin)
                 config = self.recipes.preset(preset, base, method, fields, JUST_NOW)
                 fields, fitted = asdict(config), self.setup.fitted(preset, base, method, config)
             prepare(visitor, self.recipes, pde, begin, method, self.controls.filled(method, fields), name)
@@ -259,9 +264,10 @@ class TrainTab:
         """Clears the page of the run; the models that it made stay."""
         visitor = self.visitors.of(request.session_hash)
         run = visitor.run
-        if run is None or run.going:
+        if run is not None and run.going:
             return self.button_states(run)
-        run.discard()
+        if run is not None:
+            run.discard()
         visitor.run = None
         empty = dict.fromkeys([self.curves, self.verdict, self.preview], "") | {self.above: gr.update(visible=False)}
         return self.button_states(None) | empty | self.nothing | {self.head: run_html.NOTHING}
