@@ -90,8 +90,8 @@ def test_kept_statistics_are_those_of_the_data(path):
 def test_loading_does_not_load_torchs_compiler(request):
     """Arithmetic on "meta" would, and takes seconds of every start of the app and of every command."""
     code = (
-        "import sys; from pirf_app.library import Library;"
-        "from pirf_app.methods.finetuning import trainable_parameters;"
+        "import sys; from pirf_app.models.library import Library;"
+        "from pirf_app.methods.presets import trainable_parameters;"
         "library = Library();"
         "loaded = [library.load(e['pde'], e['method'], e['resolution']) for e in library.manifest()];"
         "assert trainable_parameters(loaded[0]); print(*{'sympy', 'torch._dynamo'} & set(sys.modules))"

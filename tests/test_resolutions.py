@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import info_of, tiny_denoiser
 
-from pirf_app import resolutions
 from pirf_app.common.checks import InputError
 from pirf_app.diffusion.guidance import GUIDANCE
 from pirf_app.evaluation.comparison import available, check_settings, compare, last
+from pirf_app.models import library as resolutions
 from pirf_app.models.checkpoint import save_checkpoint
 from pirf_app.models.library import Library, grid, grids
 from pirf_app.pdes import get_pde

@@ -147,10 +147,10 @@ def test_manifest_keeps_what_the_report_does_not_tell_of(whole, tmp_path, monkey
 DRIVER = """
 import sys, time
 from pathlib import Path
-from pirf_app import statistics
+from pirf_app.evaluation import statistics
 statistics.FOLDER = Path(sys.argv[1])
-from pirf_app.cli import main
-from pirf_app.diffusion.pretraining import Pretraining
+from pirf_app.cli.main import main
+from pirf_app.training.pretraining import Pretraining
 save = Pretraining.save
 Pretraining.save = lambda self, path: (save(self, path), time.sleep(600))
 sys.exit(main(sys.argv[2:]))

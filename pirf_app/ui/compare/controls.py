@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from ... import resolutions
 from ...common.checks import InputError
 from ...evaluation import comparison as cmp
 from ...evaluation.verdicts import OWN, method_title
-from ...models.library import Library
+from ...models.library import Library, grid, grids
 from ...pdes import get_pde
 from ..drawing import axes
 from ..drawing.number_fields import number_field, written
@@ -74,12 +73,12 @@ class CompareControls:
         """The resolutions that there are models of, where there is a choice; None stands for the only one."""
         library = library or self.library
         try:
-            known = resolutions.grids(library, pde)
+            known = grids(library, pde)
         except InputError:  # told at the top of the page
             known = []
         if len(known) < 2:
             return {"choices": [], "value": None, "visible": False}
-        value = chosen if chosen in known else resolutions.grid(library, pde)
+        value = chosen if chosen in known else grid(library, pde)
         return {"choices": [(f"{size} × {size}", size) for size in known], "value": value, "visible": True}
 
     def method_choices(
@@ -107,8 +106,8 @@ class CompareControls:
         """The checkpoint's own value, shown where nothing has been entered."""
         library = library or self.library
         try:
-            grid = resolutions.grid(library, pde, resolution)
-            own = getattr(recommended(library, pde, library.methods(pde, grid)[0], grid), name)
+            size = grid(library, pde, resolution)
+            own = getattr(recommended(library, pde, library.methods(pde, size)[0], size), name)
         except (InputError, LookupError):
             return {"placeholder": "the model's own"}
         return {"placeholder": f"{own:g}, the model's own"}
