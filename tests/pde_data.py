@@ -12,6 +12,14 @@ square = pytest.mark.parametrize("name", [n for n in ("darcy", "poisson", "helmh
 SEED = 7
 
 
+def time_axis(name: str) -> int | None:
+    """The axis of `[n, c, h, w]` that is time."""
+    return {"space-time": 2, "frames": 1}.get(get_pde(name).view)
+
+
+evolving = pytest.mark.parametrize("name", [name for name in pde_names() if time_axis(name) is not None])
+
+
 @lru_cache(maxsize=32)
 def generated(name: str, n: int, resolution: int) -> torch.Tensor:
     return get_pde(name).generate(n, resolution, SEED)

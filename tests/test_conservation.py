@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pde_data import data, every_pde
+from pde_data import data, evolving, time_axis
 
 from pirf_app.evaluation.figures import CLOSED
 from pirf_app.pdes import get_pde, pde_names
@@ -19,26 +19,21 @@ def solver_data(name: str) -> torch.Tensor:
     return data(name, SAMPLES, RESOLUTION).double()
 
 
-def time_axis(name: str) -> int | None:
-    """The axis of `[n, c, h, w]` that is time."""
-    return {"space-time": 2, "frames": 1}.get(get_pde(name).view)
+every_law = pytest.mark.parametrize("name", [name for name in pde_names() if get_pde(name).offers("balance")])
 
 
-evolving = pytest.mark.parametrize("name", [name for name in pde_names() if time_axis(name) is not None])
-
-
-@every_pde
+@every_law
 def test_it_closes_for_solver_data(name):
     assert get_pde(name).balance(solver_data(name)).max() < 0.1 * CLOSED
 
 
-@every_pde
+@every_law
 def test_it_does_not_close_for_the_solution_of_another_input(name):
     pde, fields = get_pde(name), solver_data(name)
     assert rate(name, pde.hold_inputs(fields.roll(1, 0), fields)) < 0.1
 
 
-@every_pde
+@every_law
 def test_it_does_not_close_for_smooth_noise_of_a_fifth(name):
     """Of what the solution adds to the input: Kolmogorov's frames differ from the first by their change alone."""
     pde, fields = get_pde(name), solver_data(name)
@@ -51,7 +46,7 @@ def test_it_does_not_close_for_smooth_noise_of_a_fifth(name):
     assert rate(name, pde.hold_inputs(fields + 0.2 / size * noise, fields)) < 0.1
 
 
-@every_pde
+@every_law
 def test_it_does_not_close_for_white_noise(name):
     pde, fields = get_pde(name), solver_data(name)
     noise = torch.randn(fields.shape, dtype=fields.dtype, generator=torch.Generator().manual_seed(0))

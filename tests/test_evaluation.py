@@ -18,7 +18,6 @@ from pirf_app.models.checkpoint import Checkpoint
 from pirf_app.pdes import get_pde, pde_names
 
 RESOLUTION, SAMPLES = 32, 48
-FLOOR = {"burgers": 2e-2, "kolmogorov": 2e-2}  # of the time difference
 every_pde = pytest.mark.parametrize("name", pde_names())
 KEYS = {
     "residual_rms", "residual_median", "boundary_rms", "solve_error_median", "solve_error_p90", "amplitude",
@@ -59,14 +58,15 @@ def random_checkpoint(name: str) -> Checkpoint:
 def test_solver_data_scores_the_floor(name):
     found = figures(get_pde(name), solver_data(name))
     assert set(found) == KEYS
-    assert found["residual_rms"] < FLOOR.get(name, 1e-3)
+    assert found["residual_rms"] < get_pde(name).residual_floor
     assert found["solve_error_median"] <= found["solve_error_p90"] < 1e-4
-    scatter = 0.4 if name == "kolmogorov" else 0.15  # few trajectories, each of many like fields
+    # Of a slow solver there are few trajectories, each of many like fields.
+    scatter = 0.4 if get_pde(name).training_pool else 0.15
     assert found["amplitude"] == pytest.approx([1.0] * len(get_pde(name).channels), abs=scatter)
     assert found["diversity"] == pytest.approx(1, abs=scatter)
-    assert found["conservation_rate"] == 1
+    assert found["conservation_rate"] == (1 if get_pde(name).offers("balance") else None)
     assert found["spectrum_error"] < 5 * scatter
-    assert found["paper_mse"] > 1e-3
+    assert not get_pde(name).offers("paper_residual") or found["paper_mse"] > 1e-3
     assert floor_of(name)["sliced_wasserstein"] == pytest.approx(found["sliced_wasserstein"], rel=0.9)
 
 
@@ -91,7 +91,7 @@ def test_missing_solutions_are_caught(name):
     assert found["residual_rms"] > 100 * floor_of(name)["residual_rms"]
     assert found["second_residual_rms"] > 1.5 * floor_of(name)["second_residual_rms"]
     assert found["spectrum_error"] > 0.5
-    assert found["conservation_rate"] == 0
+    assert found["conservation_rate"] == (0 if get_pde(name).offers("balance") else None)
 
 
 def test_a_drift_in_time_is_caught():
@@ -120,7 +120,7 @@ def test_all_zero_fields_are_caught(name):
 def test_one_repeated_sample_is_caught(name):
     fields = solver_data(name)[:1].expand(SAMPLES, -1, -1, -1).contiguous()
     found = figures(get_pde(name), fields)
-    assert found["residual_rms"] < FLOOR.get(name, 1e-3)  # the reward would be content
+    assert found["residual_rms"] < get_pde(name).residual_floor  # the reward would be content
     assert found["diversity"] == 0
     assert found["sliced_wasserstein"] > 1.5 * floor_of(name)["sliced_wasserstein"]
 

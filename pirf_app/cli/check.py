@@ -10,7 +10,7 @@ from ..common.checks import InputError
 from ..evaluation.own_data import read_fields
 from ..evaluation.own_fields import measure_fields
 from ..pdes import get_pde, pde_names
-from .options import named_numbers, numbers, say
+from .options import Parameters, named_values, numbers, say
 
 
 def key_names(text: str | None) -> dict[str, str]:
@@ -42,14 +42,12 @@ def check(
     ] = "physical",
     offset: Annotated[str | None, typer.Option(help="what the file's 0 stands for, one number a channel")] = None,
     scale: Annotated[str | None, typer.Option(help="what its 1 stands for, one number a channel")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option(help="a number of the equation, NAME=NUMBER: reynolds=1000")
-    ] = None,
+    parameter: Parameters = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Measure fields of your own: residual, second stencil, boundary, forward-solve error, conservation, spectrum,
     distribution, beside what solver data scores."""
-    problem = get_pde(pde, named_numbers(parameter or []))
+    problem = get_pde(pde, named_values(parameter))
     fields = read_fields(file, problem, key_names(keys), scaling_of(scaling, offset, scale))
     found = measure_fields(problem, fields)
     for k, why in found.left_out:

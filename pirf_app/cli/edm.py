@@ -12,7 +12,7 @@ from ..models.checkpoint import MAX_BYTES, save_checkpoint
 from ..models.edm.network import import_edm
 from ..pdes import PDE, get_pde, pde_names
 from ..pdes.units import TRANSPOSED
-from .options import check_folder, named_numbers, numbers
+from .options import Parameters, check_folder, named_values, numbers
 
 PRESET = "published"
 
@@ -58,16 +58,14 @@ def import_edm_command(
     transpose: Annotated[
         bool, typer.Option("--transpose", help="its rows are this app's columns: the axes are turned at import")
     ] = False,
-    parameter: Annotated[
-        list[str] | None, typer.Option(help="a number in the equation of its data, such as reynolds=1000")
-    ] = None,
+    parameter: Parameters = None,
     preset: Annotated[
         str | None, typer.Option(help=f"{PRESET}: scaling, axes and parameters of what others have published")
     ] = None,
 ) -> None:
     """Read a published EDM network without executing anything in it and write it as a checkpoint. It is taken to see
     fields as (field - offset) / scale, channel by channel; without the two, in this app's own normalisation."""
-    problem, parameters = get_pde(pde), named_numbers(parameter or [])
+    problem, parameters = get_pde(pde), named_values(parameter)
     if preset is None:
         normalisation = own_scaling(problem, offset, scale, transpose)
     else:

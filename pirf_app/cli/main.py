@@ -5,7 +5,6 @@ standard output carries results only.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +31,8 @@ from ..evaluation.figures import (
 from ..evaluation.report import format_table
 from ..models.library import Library
 from ..pdes import get_pde, pde_names
-from ..training.pretraining import PretrainConfig, Pretraining, network_for
-from ..training.run_state import Saves, StoppedError
+from ..training.pretraining import PretrainConfig
+from ..training.run_state import StoppedError
 from .benchmark import benchmark
 from .check import check
 from .finetune import finetune
@@ -41,25 +40,29 @@ from .hub import deploy, publish, pull
 from .models import models
 from .options import (
     Device,
+    Parameters,
     Parents,
     check_count,
     check_folder,
     check_memory,
+    named_values,
     say,
     split,
-    state_beside,
     whole_numbers,
     with_solver,
 )
-from .reports import reference, table
+from .pretrain import pretrain
+from .reports import reference, statistics, table
 from .tier import tier
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(models, name="models")
 app.command()(check)
+app.command()(pretrain)
 app.command()(finetune)
 app.command()(table)
 app.command()(reference)
+app.command()(statistics)
 app.command()(tier)
 app.command()(benchmark)
 app.command()(deploy)
@@ -164,10 +167,17 @@ def evaluate_command(
 
 
 @app.command()
-def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, out: Out = Path("data.npz")) -> None:
+def data(
+    pde: Pde = "darcy",
+    n: int = 8,
+    resolution: int = 64,
+    seed: Seed = 0,
+    out: Out = Path("data.npz"),
+    parameter: Parameters = None,
+) -> None:
     """Generate solver data and write it with its residual to an .npz file."""
     check_folder(out)
-    problem = get_pde(pde)
+    problem = get_pde(pde, named_values(parameter))
     problem.check_request(check_count(n), resolution, seed)
     check_memory(n, resolution)
     made = problem.generate(n, resolution, seed)
@@ -175,62 +185,6 @@ def data(pde: Pde = "darcy", n: int = 8, resolution: int = 64, seed: Seed = 0, o
     meta = np.array(json.dumps(meta))
     write_arrays(out, fields=made.numpy(), residual=problem.residual(made).numpy(), meta=meta)
     print(f"wrote {n} {pde} fields to {out}")
-
-
-@app.command()
-def pretrain(
-    pde: Pde = "darcy",
-    out: Out = Path("base.safetensors"),
-    samples: Annotated[
-        int | None,
-        typer.Option(help=f"samples to train on (default: {_PRETRAIN.samples}); the learning rate decays over them"),
-    ] = None,
-    batch: int = _PRETRAIN.batch,
-    learning_rate: float = _PRETRAIN.learning_rate,
-    resolution: int = _NETWORK.resolution,
-    channels: Annotated[int, typer.Option(help="base channels of the U-Net")] = _NETWORK.base_channels,
-    multipliers: Annotated[str, typer.Option(help="channel multipliers by level")] = "1,2,3,4",
-    blocks: Annotated[int, typer.Option(help="residual blocks a level")] = _NETWORK.blocks,
-    patch: Annotated[int, typer.Option(help="pixels an axis that the network takes as one")] = _NETWORK.patch,
-    prior_box: Annotated[
-        int, typer.Option(help="lowest modes an axis with a full covariance; 0: EDM's scalar variance")
-    ] = _PRETRAIN.prior_box,
-    noise_mean: Annotated[float, typer.Option(help="mean of log sigma in training")] = _PRETRAIN.noise_mean,
-    noise_std: Annotated[float, typer.Option(help="standard deviation of log sigma in training")] = _PRETRAIN.noise_std,
-    sigma_min: Annotated[float | None, typer.Option(help="lowest noise level to recommend")] = None,
-    sigma_max: Annotated[float | None, typer.Option(help="highest noise level to recommend")] = None,
-    rho: Annotated[float | None, typer.Option(help="spacing of the noise levels to recommend")] = None,
-    solver: Annotated[str | None, typer.Option(help="solver to recommend: " + ", ".join(SOLVERS))] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
-    save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 240.0,
-) -> None:
-    """Train a base checkpoint on fresh solver data. The state for --resume is kept beside OUT, with the suffix .state;
-    a resumed run keeps its options, but --samples may set a new length, and the recommended sampler may change."""
-    problem, state, workers = get_pde(pde), state_beside(out), team(device)
-    chosen = {"samples": samples, "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "solver": solver}
-    chosen = {k: v for k, v in chosen.items() if v is not None}
-    if resume and state.exists():
-        run = Pretraining.load(problem, state, workers)
-        run.config = replace(run.config, **chosen)
-    else:
-        chosen |= {"batch": batch, "learning_rate": learning_rate, "prior_box": prior_box, "seed": seed}
-        chosen |= {"noise_mean": noise_mean, "noise_std": noise_std}
-        size = {"resolution": resolution, "base_channels": channels, "blocks": blocks, "patch": patch}
-        widths = tuple(whole_numbers("multipliers", multipliers))
-        network = network_for(problem, prior_box > 0, multipliers=widths, **size)
-        run = Pretraining(problem, network, PretrainConfig(**chosen), workers)
-    losses = []
-    with Saves(run, state, save_every, say) as saves:
-        for step in saves.events():
-            losses.append(step.loss)
-            if workers.main and step.update % 50 == 0:
-                mean = sum(losses) / len(losses)
-                say(f"{step.samples} samples  loss {mean:.4f}  rate {step.learning_rate:.1e}  {step.seconds:.0f} s")
-                losses = []
-        if workers.main:
-            print(f"wrote {out}, SHA-256 {run.export(out)}")
 
 
 @app.command(name="first-view")

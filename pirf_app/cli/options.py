@@ -19,6 +19,11 @@ Parents = Annotated[
     typer.Option("--parent", help="file of the checkpoint that a tuned one continues, where it is not beside it"),
 ]
 
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", help="of the equation or its data, NAME=VALUE: reynolds=1000, permeability=log-normal"),
+]
+
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
@@ -80,15 +85,17 @@ def numbers(option: str, values: str) -> list[float]:
         raise InputError(f"--{option} must be numbers separated by commas, one a channel, not {values!r}") from None
 
 
-def named_numbers(values: list[str]) -> dict[str, float]:
-    """The numbers of options such as reynolds=1000, by name. Raises InputError."""
-    found = {}
-    for text in values:
-        name, _, number = text.partition("=")
+def named_values(options: list[str] | None) -> dict[str, float | str]:
+    """The values of options such as reynolds=1000 or permeability=log-normal, by name. Raises InputError."""
+    found: dict[str, float | str] = {}
+    for text in options or []:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (name and sign and value):
+            raise InputError(f"--parameter must be NAME=VALUE, such as reynolds=1000, not {shown(text)}")
         try:
-            found[name.strip()] = float(number)
+            found[name] = float(value)
         except ValueError:
-            raise InputError(f"--parameter must be NAME=NUMBER, such as reynolds=1000, not {shown(text)}") from None
+            found[name] = value
     return found
 
 

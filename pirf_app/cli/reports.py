@@ -1,4 +1,4 @@
-"""`python -m pirf_app table` and `reference`: reports as tables, and the statistics that they compare with."""
+"""`python -m pirf_app table`, `reference` and `statistics`: reports as tables, and what they compare with."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,11 @@ import typer
 
 from ..common.checks import InputError
 from ..common.files import write_json, write_text
+from ..evaluation.figures import residual_rms
 from ..evaluation.report import SUMMARY, TABLE, format_summary, format_table, merge, read_report, replace_tables
 from ..evaluation.statistics import FOLDER, REFERENCE_SEED, Statistics, reference_path
 from ..pdes import get_pde, pde_names
-from .options import check_count, check_folder, check_memory, split, whole_numbers
+from .options import Parameters, check_count, check_folder, check_memory, named_values, split, whole_numbers
 
 
 def table(
@@ -52,3 +53,23 @@ def reference(
         path = out / reference_path(name, resolution).name
         Statistics.of(problem, problem.generate(n, resolution, REFERENCE_SEED)).save(path)
         print(f"wrote {path}")
+
+
+def statistics(
+    pde: Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")],
+    n: Annotated[int, typer.Option(help="solver fields to measure")] = 256,
+    resolution: int = 64,
+    seed: int = REFERENCE_SEED,
+    parameter: Parameters = None,
+) -> None:
+    """Print what a benchmark's file says of its data: mean and deviation of every channel, and the residual that solver
+    data leaves."""
+    problem = get_pde(pde, named_values(parameter))
+    problem.check_request(check_count(n), resolution, seed)
+    check_memory(n, resolution)
+    fields = problem.generate(n, resolution, seed)
+    print("| channel | mean | deviation | least | greatest |\n|---|---|---|---|---|")
+    for channel, values in zip(problem.channels, fields.double().unbind(1), strict=True):
+        numbers = (values.mean(), values.std(), values.min(), values.max())
+        print(f"| {channel.name} | " + " | ".join(f"{number:.4g}" for number in numbers) + " |")
+    print(f"\nresidual RMS of solver data: {residual_rms(problem, fields).max():.2g} at most")

@@ -13,7 +13,14 @@ from ..diffusion.sampler import SampleStep, Schedule, initial_noise, together
 from ..models.checkpoint import Checkpoint
 from ..models.library import USUAL, Library, grid, grids
 from ..pdes import PDE, get_pde
-from .figures import CLOSED, PRECISION, boundary_rounding, check_comparable, places, residual_rms
+from .figures import (
+    PRECISION,
+    boundary_rounding,
+    check_comparable,
+    conservation_rate,
+    places,
+    residual_rms,
+)
 from .statistics import FLOOR_SEED, amplitude_range
 from .verdicts import method_title, verdicts, warnings
 
@@ -239,8 +246,9 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
         "residual_rms": residual_rms(pde, fields),
         "solve_error": pde.solve_error(fields, solution),
         "boundary_rms": pde.boundary_violation(fields),
-        "balance": pde.balance(fields),
     }
+    if pde.offers("balance"):
+        samples["balance"] = pde.balance(fields)
     if not all(values.isfinite().all() for values in samples.values()):
         raise overflow
     row = checkpoint.info.label | {
@@ -253,7 +261,7 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
         "residual_median": samples["residual_rms"].quantile(0.5).item(),
         "boundary_rms": samples["boundary_rms"].square().mean().sqrt().item(),
         "solve_error_median": samples["solve_error"].quantile(0.5).item(),
-        "conservation_rate": (samples["balance"] <= CLOSED).float().mean().item(),
+        "conservation_rate": conservation_rate(samples["balance"]) if "balance" in samples else None,
         "amplitude": [fields[:, i].std().item() / c.std for i, c in enumerate(pde.channels)],
         "reinterpreted": pde.reinterpreted(fields).mean().item(),
     }

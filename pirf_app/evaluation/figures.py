@@ -38,26 +38,32 @@ def residual_rms(pde: PDE, fields: Tensor) -> Tensor:
     return rms(pde.interior(pde.residual(fields)))
 
 
+def conservation_rate(balance: Tensor) -> float:
+    """The share of samples whose conservation law closes."""
+    return (balance <= CLOSED).float().mean().item()
+
+
 def figures(pde: PDE, fields: Tensor) -> dict:
     """Every figure of a report row that depends on the fields alone `[n, c, N, N]` (physical units, float32).
 
-    One sample has no diversity: None."""
+    One sample has no diversity, and some benchmarks have no conservation law or paper's residual: None."""
     resolution = fields.shape[-1]
     known = reference(pde.name, resolution, pde.own_parameters)
-    paper, spectrum = pde.paper_residual(fields), power_spectrum(pde, fields)
+    spectrum = power_spectrum(pde, fields)
+    paper = pde.paper_residual(fields) if pde.offers("paper_residual") else None
     return deciding(pde, fields) | {
         "second_residual_rms": rms(pde.interior(pde.second_residual(fields))).square().mean().sqrt().item(),
         "boundary_rms": pde.boundary_violation(fields).square().mean().sqrt().item(),
         "solve_error_p90": pde.solve_error(fields).quantile(0.9).item(),
         "amplitude": (fields.double().std((0, 2, 3)) / torch.from_numpy(known.std)).tolist(),
         "diversity": pairwise_distance(pde, fields) / known.distance if len(fields) > 1 else None,
-        "conservation_rate": (pde.balance(fields) <= CLOSED).float().mean().item(),
+        "conservation_rate": conservation_rate(pde.balance(fields)) if pde.offers("balance") else None,
         "spectrum_error": spectrum_error(spectrum, known.spectrum),
         "spectrum_deviation": spectrum_deviation(spectrum, known.spectrum),
         "sliced_wasserstein": sliced_wasserstein(projected(fields, known.std), known.quantiles),
         "reinterpreted": pde.reinterpreted(fields).mean().item(),
-        "paper_mse": paper.square().mean().item(),
-        "paper_mae": paper.abs().mean().item(),
+        "paper_mse": None if paper is None else paper.square().mean().item(),
+        "paper_mae": None if paper is None else paper.abs().mean().item(),
     }
 
 

@@ -11,6 +11,7 @@ from ..common.text import percent
 from ..pdes import PDE
 from .figures import CLOSED, boundary_rounding, figures, floors, residual_rms, unconverged
 from .own_data import split_samples
+from .report import share
 from .verdicts import REINTERPRETED
 
 FLOOR_SAMPLES = 64
@@ -48,7 +49,7 @@ class FieldCheck:
             "boundary RMS": ("boundary_rms", at_edge),
             "forward-solve error, median": ("solve_error_median", percent),
             "forward-solve error, 90th percentile": ("solve_error_p90", percent),
-            "conservation": ("conservation_rate", "{:.0%}".format),
+            "conservation": ("conservation_rate", share),
             "amplitude of each channel": ("amplitude", lambda values: " ".join(f"{a:.3f}" for a in values)),
             "spectrum error": ("spectrum_error", plain),
             "sliced Wasserstein distance": ("sliced_wasserstein", plain),
@@ -57,7 +58,8 @@ class FieldCheck:
             lines.append(f"| {title} | {text(self.row[key])} | {text(self.floor[key])} |")
         lines += ["", "| sample | residual RMS | forward-solve error | conservation law off by |", "|---|---|---|---|"]
         for one in self.samples:
-            told = f"{one['residual_rms']:.3g} | {percent(one['solve_error'])} | {percent(one['balance'])}"
+            law = percent(one["balance"]) if "balance" in one else "–"
+            told = f"{one['residual_rms']:.3g} | {percent(one['solve_error'])} | {law}"
             lines.append(f"| {one['sample']} | {told} |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
@@ -75,8 +77,9 @@ def measure_fields(pde: PDE, fields: Tensor) -> FieldCheck:
         "residual_rms": residual_rms(pde, fields),
         "solve_error": pde.solve_error(fields, solution),
         "boundary_rms": pde.boundary_violation(fields),
-        "balance": pde.balance(fields),
     }
+    if pde.offers("balance"):
+        each["balance"] = pde.balance(fields)
     finite = torch.stack(list(each.values())).isfinite().all(0)
     bad += [
         (k, "its values are so large that the solver overflows") for k, ok in zip(good, finite, strict=True) if not ok
@@ -102,7 +105,7 @@ def _notes(pde: PDE, row: dict, floor: dict, samples: list[dict]):
         yield f"These do not look like {pde.title} fields in physical units ({off}): is another scaling meant?"
     if row["reinterpreted"] > REINTERPRETED:
         yield f"{percent(row['reinterpreted'])} of {pde.reinterpretation}."
-    broken = [str(one["sample"]) for one in samples if one["balance"] > CLOSED]
+    broken = [str(one["sample"]) for one in samples if one.get("balance", 0.0) > CLOSED]
     if broken:
         named = ", ".join(broken[:10]) + (" and others" if len(broken) > 10 else "")
         yield f"The conservation law ({pde.conservation}) does not close within {CLOSED:.0%} for sample {named}."

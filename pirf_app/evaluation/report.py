@@ -30,6 +30,10 @@ def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
 def boundary(row: dict) -> str:
     above = row["boundary_rms"] > boundary_rounding(get_pde(row["pde"]))
     return number(row["boundary_rms"], 2) if above else "rounding"
@@ -50,7 +54,7 @@ COLUMNS = {
     "forward-solve error (median / p90)": lambda r: f"{r['solve_error_median']:.2%} / {r['solve_error_p90']:.2%}",
     "amplitude": lambda r: " ".join(f"{a:.3f}" for a in r["amplitude"]),
     "diversity": lambda r: ratio(r["diversity"]),
-    "conservation": lambda r: f"{r['conservation_rate']:.0%}",
+    "conservation": lambda r: share(r["conservation_rate"]),
     "spectrum error": lambda r: f"{r['spectrum_error']:.2f}",
     "sliced W1": lambda r: number(r["sliced_wasserstein"]),
 }
@@ -82,7 +86,7 @@ def format_summary(rows: list[dict]) -> str:
             for _, name, show in SUMMARY_FIGURES:
                 against = "" if row is base else f" ({row[name] / base[name]:.2f})"
                 cells.append(show(row[name]) + against)
-            lines.append("| " + " | ".join([*cells, f"{row['conservation_rate']:.0%}"]) + " |")
+            lines.append("| " + " | ".join([*cells, share(row["conservation_rate"])]) + " |")
     return "\n".join(lines)
 
 

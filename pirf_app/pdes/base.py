@@ -1,14 +1,15 @@
 """What a benchmark PDE must offer, and the registry that finds it by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from copy import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor
 
-from ..common.checks import MAX_RESOLUTION, InputError, check_number, check_seed, check_whole, shown
+from ..common.checks import MAX_RESOLUTION, InputError, check_seed, check_whole, shown
+from .parameters import Adjustable, Value
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,56 @@ class Channel:
     basis: tuple[str, str] = ("cosine", "cosine")
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A number in an equation that a checkpoint may have its own of, and what it is called in a formula."""
-
-    name: str
-    symbol: str
-    low: float
-    high: float
+Measure = Callable[..., Tensor]
 
 
-class PDE(ABC):
-    """One benchmark: data, residual, solver and conservation law in the same discretisation.
+def of_fields(measure: Measure) -> Measure:
+    """A method of a benchmark that takes fields, with their shape checked first."""
+
+    @wraps(measure)
+    def checked(self: "PDE", fields: Tensor, *more, **options) -> Tensor:
+        self.check_fields(fields)
+        return measure(self, fields, *more, **options)
+
+    return checked
+
+
+class PDE(Adjustable, ABC):
+    """One benchmark: data, residual, solver and, if there is one, conservation law in the same discretisation.
 
     Fields are `[n, c, h, w]` tensors in physical units; every method that takes fields works in their dtype and,
-    where it is differentiable, on their device. Square grids only: `h == w == resolution`.
+    where it is differentiable, on their device. Square grids only: `h == w == resolution`. Their shape has been checked
+    when a method of a benchmark is called (`MEASURES`), and for `solve` that the solver's inputs are finite.
     """
+
+    MEASURES = ("residual", "second_residual", "paper_residual", "error_field", "boundary_violation", "balance")
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        for name in cls.MEASURES:
+            if name in vars(cls):
+                setattr(cls, name, of_fields(vars(cls)[name]))
+        if "solve" in vars(cls):
+            solve = vars(cls)["solve"]
+
+            @wraps(solve)
+            def checked(self: PDE, fields: Tensor) -> Tensor:
+                self.check_solvable(fields)
+                return solve(self, fields)
+
+            cls.solve = checked
 
     name: str
     title: str
     equation: str
     domain: str
     boundary: str
-    # What `balance` compares: in a sentence, and in a few words for a table.
-    conservation: str
-    conservation_short: str
+    # What `balance` compares: in a sentence, and in a few words for a table; None where there is no such law.
+    conservation: str | None = None
+    conservation_short: str | None = None
     channels: tuple[Channel, ...]
+    # The RMS residual that solver data leaves at most, from 32 points an axis on: rounding, or the error of time steps.
+    residual_floor: float = 1e-3
     default_resolution: int = 64
     min_resolution: int = 8
     # What the two axes of a field are, rows first: their names, extents, and whether the domain wraps around there.
@@ -70,52 +95,8 @@ class PDE(ABC):
     # How many fields to train on where the solver is too slow for an endless stream of fresh ones.
     training_pool: int | None = None
 
-    # Of the networks that others have published (None: there are none): the normalisation, as `in_units` takes it, and
-    # the parameters of their equation.
+    # Of the networks that others have published (None: there are none): the normalisation, as `in_units` takes it.
     published_scaling: dict | None = None
-    published_parameters: Mapping[str, float] = {}
-    # The numbers in the equation that are not the same for every checkpoint, and those that were given to this one.
-    adjustable: tuple[Parameter, ...] = ()
-    own_parameters: tuple[tuple[str, float], ...] = ()
-
-    def default_parameters(self, resolution: int) -> dict[str, float]:
-        """The adjustable numbers by name, where nobody gives others, for data on a grid of that size."""
-        return {}
-
-    def parameters(self, resolution: int) -> dict[str, float]:
-        """The adjustable numbers by name: those given, else the default ones on a grid of that size."""
-        return self.default_parameters(resolution) | dict(self.own_parameters)
-
-    def with_parameters(self, values: Mapping[str, float]) -> "PDE":
-        """This benchmark with other numbers in its equation on every grid; itself where none are given. Raises
-        InputError for a number that the equation has not, or that is out of range."""
-        if not isinstance(values, Mapping):
-            raise InputError(f"the parameters of {self.name} must be a table of numbers, not {shown(values)}")
-        known = {parameter.name: parameter for parameter in self.adjustable}
-        if unknown := [name for name in values if name not in known]:
-            names = ", ".join(known) or "none"
-            raise InputError(f"{self.name} has no parameter {shown(unknown[0])}: it has {names}")
-        if not values:
-            return self
-        made = copy(self)
-        given = {k: float(check_number(k, v, known[k].low, known[k].high)) for k, v in values.items()}
-        made.own_parameters = tuple(sorted(given.items()))
-        return made
-
-    def differing(self, resolution: int) -> dict[str, float]:
-        """The numbers given that are not the default ones on a grid of that size: what a checkpoint keeps."""
-        default = self.default_parameters(resolution)
-        return {name: value for name, value in self.own_parameters if value != default[name]}
-
-    def in_words(self, parameters: Mapping[str, float]) -> str:
-        """Adjustable numbers as in a formula, "Re = 1000"."""
-        symbols = {parameter.name: parameter.symbol for parameter in self.adjustable}
-        return ", ".join(f"{symbols[name]} = {value:g}" for name, value in parameters.items())
-
-    @property
-    def full_title(self) -> str:
-        """The title, with the numbers that were given."""
-        return ", ".join(filter(None, (self.title, self.in_words(dict(self.own_parameters)))))
 
     # How many channels `hints` has in all.
     hint_channels: int = 0
@@ -138,18 +119,23 @@ class PDE(ABC):
     def boundary_violation(self, fields: Tensor) -> Tensor:
         """Per-sample RMS `[n]` of what the boundary conditions ask to be zero, in the solution's unit."""
 
-    @abstractmethod
     def paper_residual(self, fields: Tensor) -> Tensor:
-        """The residual `[n, h, w]` as the PIRF authors define it; its floor on solver data is far from zero."""
+        """The residual `[n, h, w]` as the PIRF authors define it, if they do (`offers`); its floor on solver data is
+        far from zero."""
+        raise NotImplementedError
 
     @abstractmethod
     def solve(self, fields: Tensor) -> Tensor:
         """The fields `[n, c, h, w]` that the solver gives for the inputs in `fields`; not differentiable. Raises
         InputError for inputs that are not finite (`check_solvable`)."""
 
-    @abstractmethod
     def balance(self, fields: Tensor) -> Tensor:
-        """Per-sample relative violation `[n]` of the PDE's conservation law."""
+        """Per-sample relative violation `[n]` of the PDE's conservation law, if it has one (`offers`)."""
+        raise NotImplementedError
+
+    def offers(self, measure: str) -> bool:
+        """Whether this benchmark has an optional measure: "balance" or "paper_residual"."""
+        return getattr(type(self), measure) is not getattr(PDE, measure)
 
     @abstractmethod
     def error_field(self, fields: Tensor) -> Tensor:
@@ -163,12 +149,14 @@ class PDE(ABC):
 
     def hold_inputs(self, fields: Tensor, reference: Tensor) -> Tensor:
         """`fields` with the solver's inputs (coefficient, source, first row, first frame) taken from `reference`."""
+        if self.view == "space-time":
+            return torch.cat([reference[:, :, :1], fields[:, :, 1:]], 2)
         inputs = self.input_channels
         return torch.stack([(reference if i in inputs else fields)[:, i] for i in range(fields.shape[1])], 1)
 
     def inputs(self, fields: Tensor) -> Tensor:
-        """The part of `fields` that the solver is given, `[n, ...]`."""
-        return fields[:, self.input_channels]
+        """The part of `fields` that the solver is given, `[n, ...]`: the input channels, or the first row in time."""
+        return fields[:, :, 0] if self.view == "space-time" else fields[:, self.input_channels]
 
     def solve_error(self, fields: Tensor, solution: Tensor | None = None) -> Tensor:
         """Forward-solve error `[n]`: ||u - S|| / ||S|| over the solution channels, S the solver on the generated
@@ -229,8 +217,10 @@ class PDE(ABC):
     # What the arrays of published data sets are called, by channel.
     published_names: Mapping[str, tuple[str, ...]] = {}
 
-    # What `reinterpreted` is a share of, and how those are read: the end of a sentence.
-    reinterpretation: str = "the inputs are read as other values"
+    @property
+    def reinterpretation(self) -> str:
+        """What `reinterpreted` is a share of, and how those are read: the end of a sentence."""
+        return "the inputs are read as other values"
 
     def reinterpreted(self, fields: Tensor) -> Tensor:
         """Per-sample share `[n]` of the inputs' values that the equation does not take as they are, but for another
@@ -238,7 +228,7 @@ class PDE(ABC):
         return fields.new_zeros(len(fields))
 
     def check_solvable(self, fields: Tensor) -> None:
-        """`check_fields`; raises InputError, naming the sample, where the solver's inputs are not all finite, too."""
+        """`check_fields`; raises InputError, naming the sample, where the solver's inputs are not all finite."""
         self.check_fields(fields)
         good = self.inputs(fields).flatten(1).isfinite().all(1)
         if not good.all():
@@ -268,7 +258,7 @@ def register(cls: type[PDE]) -> type[PDE]:
     return cls
 
 
-def get_pde(name: str, parameters: Mapping[str, float] | Iterable[tuple[str, float]] = ()) -> PDE:
+def get_pde(name: str, parameters: Mapping[str, Value] | Iterable[tuple[str, Value]] = ()) -> PDE:
     """The PDE registered as `name`, `with_parameters`. Raises InputError, naming those there are."""
     if not isinstance(name, str) or name not in _REGISTRY:
         raise InputError(f"unknown PDE {shown(name)}: choose one of {', '.join(_REGISTRY)}")

@@ -226,7 +226,7 @@ class Pretraining:
             tensors["pool"] = self.pool
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
-        meta |= {"parameters": dict(self.pde.own_parameters)}
+        meta |= {"parameters": dict(self.pde.own_parameters), "pool_given": self.pool_given}
         save_run(path, tensors, self.optimiser, meta)
 
     @classmethod
@@ -241,6 +241,10 @@ class Pretraining:
                 raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
             if meta.get("parameters", {}) != dict(pde.own_parameters):
                 raise InputError(f"{path} is a run on {pde.name} with other parameters")
+            if meta.get("pool_given", pool is not None) != (pool is not None):
+                raise InputError(
+                    f"{path} is a run on {'fresh' if pool is not None else 'given'} data: resume it on such"
+                )
             run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
             for prefix, model in (("model.", run.model), ("ema.", run.ema)):
                 model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

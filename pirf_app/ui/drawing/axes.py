@@ -65,5 +65,5 @@ def with_unit(title: str, unit: str) -> str:
 
 def equation(pde: PDE) -> str:
     """Markdown: the equation, its domain and boundary, and the conservation law that samples are held against."""
-    lines = [("Domain", pde.domain), ("Boundary", pde.boundary), ("Conservation", pde.conservation)]
+    lines = [("Domain", pde.domain), ("Boundary", pde.boundary), ("Conservation", pde.conservation or "no law")]
     return f"$${pde.equation}$$\n\n" + "\n\n".join(f"**{name}** {typeset(text)}" for name, text in lines)

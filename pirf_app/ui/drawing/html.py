@@ -138,7 +138,7 @@ def table(comparison: Comparison) -> str:
         ("Residual RMS", "lower is better"),
         ("Forward-solve error", "median, lower is better"),
         ("Boundary RMS", "lower is better" if walls else "nothing to violate"),
-        ("Conservation", f"{pde.conservation_short}, within 5 %"),
+        ("Conservation", f"{pde.conservation_short}, within 5 %" if pde.conservation_short else "no law"),
         ("Evaluations", "per sample"),
         ("Time", f"{comparison.settings.n} × {comparison.settings.steps} steps, alone"),
     ]
@@ -151,7 +151,7 @@ def table(comparison: Comparison) -> str:
             f"{row['residual_rms']:.3g}{ratio(row['residual_ratio'], against)}",
             f"{percent(row['solve_error_median'])}{ratio(row['solve_error_ratio'], against)}",
             edge(row["boundary_rms"]) if walls else "periodic",
-            f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
+            "–" if row["conservation_rate"] is None else f"{row['conservation_rate'] * row['n']:.0f} of {row['n']}",
             f"{row['nfe']}",
             f"{row['seconds']:.2g} s",
         ]
