@@ -1,7 +1,7 @@
 """What a benchmark PDE must offer, and the registry that finds it by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 
@@ -49,7 +49,6 @@ class PDE(ABC):
     name: str
     title: str
     equation: str
-    domain: str
     boundary: str
     # What `balance` compares: in a sentence, and in a few words for a table.
     conservation: str
@@ -111,6 +110,11 @@ class PDE(ABC):
         """Adjustable numbers as in a formula, "Re = 1000"."""
         symbols = {parameter.name: parameter.symbol for parameter in self.adjustable}
         return ", ".join(f"{symbols[name]} = {value:g}" for name, value in parameters.items())
+
+    @property
+    @abstractmethod
+    def domain(self) -> str:
+        """The region, its grid and what else the equation is solved on; for most benchmarks a constant."""
 
     @property
     def full_title(self) -> str:
@@ -268,7 +272,7 @@ def register(cls: type[PDE]) -> type[PDE]:
     return cls
 
 
-def get_pde(name: str, parameters: Mapping[str, float] | Iterable[tuple[str, float]] = ()) -> PDE:
+def get_pde(name: str, parameters: Mapping[str, float] | tuple[tuple[str, float], ...] = ()) -> PDE:
     """The PDE registered as `name`, `with_parameters`. Raises InputError, naming those there are."""
     if not isinstance(name, str) or name not in _REGISTRY:
         raise InputError(f"unknown PDE {shown(name)}: choose one of {', '.join(_REGISTRY)}")
