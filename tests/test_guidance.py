@@ -10,6 +10,7 @@ from pirf_app.diffusion.guidance import GUIDANCE, GuidedDenoiser
 from pirf_app.diffusion.sampler import Schedule, initial_noise, together
 from pirf_app.evaluation.comparison import compare, last
 from pirf_app.evaluation.figures import draw_together
+from pirf_app.interface import Model
 from pirf_app.methods.registry import METHODS
 from pirf_app.models.checkpoint import Checkpoint
 from pirf_app.models.library import guided
@@ -108,3 +109,11 @@ def test_a_field_that_solves_the_equation_stays():
     x = torch.zeros(1, 2, 16, 16)
     assert torch.equal(pde.residual(pde.denormalise(x)), torch.zeros(1, 16, 16))
     assert torch.equal(denoiser.moved(x, lambda gradient: gradient), x)
+
+
+def test_a_guided_model_is_not_saved(tmp_path):
+    """It is the baseline's file."""
+    model = Model(guided(base_of("poisson"), "cocogen"))
+    with pytest.raises(InputError, match="save base"):
+        model.save(tmp_path / "guided.safetensors")
+    assert not list(tmp_path.iterdir())

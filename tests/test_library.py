@@ -11,8 +11,10 @@ from tiny import HANDOVER, tuned_from
 from pirf_app.common.checks import InputError
 from pirf_app.diffusion.guidance import GUIDANCE
 from pirf_app.diffusion.sampler import initial_noise
+from pirf_app.hub.collection import Collection
 from pirf_app.models.checkpoint import CheckpointError, changed_tensors, file_sha256, load_checkpoint
 from pirf_app.models.library import Library
+from pirf_app.ui.serving.visitors import Visitors
 
 
 @pytest.fixture
@@ -55,6 +57,23 @@ def test_library_lists_finds_and_resolves(library, base_file):
     assert library.resolve("darcy", str(base_file)).info.method == "base"
     assert library.load("darcy", "base", 16) is library.load("darcy", "base", 16)
     assert Library(library.folder / "elsewhere").manifest() == []
+
+
+@pytest.mark.parametrize(
+    "over", [lambda library: library, Collection, lambda library: Visitors(library).of("a").models]
+)
+def test_libraries_over_a_library_answer_as_it_does(library, over):
+    found, tuned = over(library), library.folder / "darcy-16-pirf.safetensors"
+    assert found.manifest() == library.manifest()
+    assert found.methods("darcy", 16) == library.methods("darcy", 16)
+    assert found.find("darcy", "pirf", 16)["file"] == tuned.name
+    assert found.load("darcy", "cocogen", 16).info.method == "cocogen"
+    checkpoint = found.load_file(tuned)
+    entry, path = found.parent_of(tuned, checkpoint.info.parent)
+    assert (entry["name"], path) == ("darcy-16-base", library.folder / "darcy-16-base.safetensors")
+    assert found.find_parent(checkpoint.info.parent).info.method == "base"
+    (library.folder / "manifest.json").unlink()
+    assert "has no manifest" in refused(found.find, "darcy", "base", 16, kind=InputError)
 
 
 @pytest.mark.parametrize(

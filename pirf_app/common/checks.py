@@ -1,5 +1,7 @@
 """Checks of what is asked for; what cannot be met is an InputError with one sentence."""
 
+from typing import SupportsInt
+
 MAX_SEED = 2**63 - 1
 MAX_RESOLUTION = 512
 
@@ -14,21 +16,21 @@ def shown(value: object, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def check_whole(name: str, value: int, low: int, high: int) -> int:
+def check_whole(name: str, value: object, low: int, high: int) -> int:
     """`value` itself if it is a whole number from `low` to `high`. Raises InputError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}")
     return value
 
 
-def check_number(name: str, value: float, low: float, high: float) -> float:
+def check_number(name: str, value: object, low: float, high: float) -> float:
     """`value` itself if it is a number from `low` to `high`. Raises InputError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InputError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
     return value
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: object) -> int:
     """`seed` itself if it is a whole number from 0 to 2^63 - 1.
 
     Raises InputError otherwise."""
@@ -55,12 +57,16 @@ def optional_number(name: str, value: object) -> float | None:
 
 def whole_list(name: str, value: object) -> tuple[int, ...]:
     """Whole numbers from text such as "10" or "5,10,20", or from one number or several. Raises InputError."""
-    several = isinstance(value, list | tuple)
-    parts = value if several else value.split(",") if isinstance(value, str) else [value]
+    several = value.split(",") if isinstance(value, str) else value
+    parts = several if isinstance(several, list | tuple) else [several]
+    found = []
     try:
-        found = tuple(int(part) for part in parts)
-        if any(isinstance(p, bool) or (isinstance(p, float) and p != k) for p, k in zip(parts, found, strict=True)):
-            raise ValueError
-        return found
+        for part in parts:
+            if isinstance(part, bool) or not isinstance(part, str | SupportsInt):
+                raise TypeError
+            found.append(int(part))
+            if isinstance(part, float) and part != found[-1]:
+                raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be whole numbers separated by commas, not {shown(value)}") from None
+    return tuple(found)

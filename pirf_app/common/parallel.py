@@ -48,10 +48,11 @@ class Team:
         """Replaces every gradient, and every tensor of figures, with its sum over the processes: the same bits on each.
         A process whose share was empty has no gradients."""
         if self.size > 1:
+            tensors = list(figures)
             for parameter in parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            tensors = [*figures, *(parameter.grad for parameter in parameters)]
+                tensors.append(parameter.grad)
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             torch.distributed.all_reduce(flat)
             for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..common.checks import InputError
 from ..pdes import PDE
 from .network import NetworkConfig, UNet
-from .prior import PriorConfig
+from .prior import ModePrior, PriorConfig
 
 
 def native_bfloat16(device: str | torch.device = "cpu") -> bool:
@@ -68,6 +68,7 @@ class Denoiser(nn.Module):
         linear, seen = self.prior.condition(x, sigma)
         if self.hints is None:
             return linear, seen
+        assert isinstance(self.prior, ModePrior), "hints need its modes: `check_fits`"
         guess, features = self.hints(linear)
         return linear, torch.cat([seen, self.prior.unscale(guess - linear, sigma), features], 1)
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import gcd, log, pi, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,9 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "NetworkConfig":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        """Of what `to_dict` gives; `check` says whether the values are such."""
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -92,9 +95,11 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class Conv(nn.Conv2d):
     """A convolution that keeps the size; along an axis that is "circular" the field closes on itself."""
 
+    bias: Tensor  # is never left out
+
     def __init__(self, c_in: int, c_out: int, kernel: int, padding: tuple[str, str]):
         width = [kernel // 2 if kind == "circular" else 0 for kind in padding]
-        super().__init__(c_in, c_out, kernel, padding=tuple(kernel // 2 - w for w in width))
+        super().__init__(c_in, c_out, kernel, padding=(kernel // 2 - width[0], kernel // 2 - width[1]))
         self.around = (width[1], width[1], width[0], width[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,6 +197,8 @@ class UNet(nn.Module):
 
     `freeze` keeps only a suffix of the decoder trainable; what comes before it then runs without a graph."""
 
+    positions: Tensor
+
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
@@ -202,9 +209,10 @@ class UNet(nn.Module):
         self.map0 = linear(base, c_emb)
         self.map1 = linear(c_emb, c_emb)
 
-        patch, waves = config.patch**2, 2 * len(config.row_waves)
+        patch, position_channels = config.patch**2, 2 * len(config.row_waves)
         block = partial(Block, c_emb=c_emb, padding=config.padding)
-        self.encoder = nn.ModuleList([conv((config.in_channels + waves) * patch, base, padding=config.padding)])
+        c_in = (config.in_channels + position_channels) * patch
+        self.encoder = nn.ModuleList([conv(c_in, base, padding=config.padding)])
         skips, c = [base], base
         for level, width in enumerate(widths):
             attention = config.grid >> level in config.attention
@@ -235,17 +243,18 @@ class UNet(nn.Module):
         with torch.device("cpu"):  # even of a network on "meta": see `basis`
             rows, waves = torch.arange(config.resolution)[:, None], torch.tensor(config.row_waves)
             phase = 2 * pi * rows / config.resolution * waves
-        waves = torch.cat([phase.sin(), phase.cos()], 1).T[:, :, None].expand(-1, -1, config.resolution)
-        self.register_buffer("positions", waves.contiguous(), persistent=False)
+        positions = torch.cat([phase.sin(), phase.cos()], 1).T[:, :, None].expand(-1, -1, config.resolution)
+        self.register_buffer("positions", positions.contiguous(), persistent=False)
         self.first_trainable = 0
 
     def freeze(self, trainable: str) -> list[nn.Parameter]:
         """Leave only a suffix trainable and return its parameters: "all", "decoder", "highres" (the decoder's blocks
         at full and half resolution) or "last" (full resolution only)."""
-        self.requires_grad_(trainable == "all")
+        coarsest = SUFFIXES[trainable]
+        self.requires_grad_(coarsest is None)
         self.first_trainable = 0
-        if trainable != "all":
-            first = next(i for i, level in enumerate(self.decoder_level) if level <= SUFFIXES[trainable])
+        if coarsest is not None:
+            first = next(i for i, level in enumerate(self.decoder_level) if level <= coarsest)
             self.first_trainable = len(self.encoder) + first
             for module in (*self.decoder[first:], self.out_norm, self.out_conv):
                 module.requires_grad_(True)

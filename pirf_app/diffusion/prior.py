@@ -64,6 +64,12 @@ class ModePrior(nn.Module):
     `mean_modes` (before the rotation) and `variance` (after it) are `[c, N, N]`, by mode; all in normalised units. The
     network sees the linear estimate and what that leaves of the noisy field, over sigma."""
 
+    mean_modes: Tensor
+    variance: Tensor
+    rotation: Tensor
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, channels: int, resolution: int, box: int, bases: tuple[tuple[str, str], ...]):
         super().__init__()
         self.box, size = box, channels * box**2
@@ -143,6 +149,12 @@ class LowRankPrior(nn.Module):
     """What files of format 1 were trained with: `directions [r, c, m, m]` in cosine modes with `variance [r]`, the rest
     of each channel isotropic; F is scaled by one number per channel. Read only; `rest_low` stands in the files, and is
     not used."""
+
+    mean: Tensor
+    directions: Tensor
+    variance: Tensor
+    rest: Tensor
+    basis: Tensor
 
     def __init__(self, channels: int, resolution: int, rank: int, modes: int):
         super().__init__()

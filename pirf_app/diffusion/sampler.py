@@ -151,7 +151,7 @@ def multistep_step(
     output = prior.filter(denoised - centre, lambda v: ((v + sigma**2) / v).sqrt() / sigma)
     output = output - prior.filter(y, lambda v: v.sqrt() / sigma)
     ahead = output
-    if state.memory is not None:
+    if state.memory is not None and before is not None:
         ratio = (sigma / following).log() / (before / sigma).log()
         ahead = output + ratio / 2 * (output - state.memory)
     turn = lambda v: torch.atan2(sigma, v.sqrt()) - torch.atan2(following, v.sqrt())  # noqa: E731
@@ -179,7 +179,7 @@ def together(denoisers: Sequence[Model], noise: Tensor, schedule: Schedule) -> I
     to the handover) is computed once; `nfe` and `seconds` count for each what it takes alone. The caller decides about
     gradients."""
     levels = schedule.sigmas().to(noise)
-    beginning = {}
+    beginning: dict[int, State] = {}
     for denoiser in denoisers:
         beginning.setdefault(id(prior_of(model_at(denoiser, levels[0]))), start(denoiser, noise, levels[0]))
     states = [beginning[id(prior_of(model_at(denoiser, levels[0])))] for denoiser in denoisers]

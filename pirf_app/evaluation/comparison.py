@@ -11,7 +11,7 @@ from torch import Tensor
 from ..common.checks import MAX_RESOLUTION, MAX_SEED, InputError, optional_number, shown, whole_number
 from ..diffusion.sampler import SampleStep, Schedule, initial_noise, together
 from ..models.checkpoint import Checkpoint
-from ..models.library import USUAL, Library, grid, grids
+from ..models.library import USUAL, AnyLibrary, grid, grids
 from ..pdes import PDE, get_pde
 from .figures import (
     PRECISION,
@@ -112,7 +112,7 @@ class Comparison:
         }
 
 
-def available(library: Library, pde: str, resolution: int | None = None) -> list[str]:
+def available(library: AnyLibrary, pde: str, resolution: int | None = None) -> list[str]:
     """Methods that have a checkpoint for `pde` on the `grid`, the usual ones first."""
     return library.methods(pde, grid(library, pde, resolution))
 
@@ -123,7 +123,7 @@ def usual(methods: Sequence[str]) -> list[str]:
 
 
 def check_settings(
-    library: Library,
+    library: AnyLibrary,
     pde: str,
     methods: list[str],
     steps: int,
@@ -166,7 +166,7 @@ def check_settings(
 
 
 def check_sweep(
-    library: Library, pde: str, methods: list[str], steps: Sequence[int], n: int, seed: int, **schedule
+    library: AnyLibrary, pde: str, methods: list[str], steps: Sequence[int], n: int, seed: int, **schedule
 ) -> list[Settings]:
     """`check_settings` for one request at several step counts, in ascending order. Raises InputError."""
     if not 1 <= len(steps) <= MAX_SWEEP:
@@ -175,7 +175,7 @@ def check_sweep(
     return sorted(set(found), key=lambda settings: settings.steps)
 
 
-def compare(library: Library, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):
+def compare(library: AnyLibrary, pde: str, methods: list[str], steps: int, n: int, seed: int, **schedule):
     """Checks the request, then returns an iterator over a `Preview` per sampler step (methods in turn) and, last, the
     `Comparison`. `schedule` may override sigma_min, sigma_max and rho, and ask for a resolution. Raises InputError or
     CheckpointError."""
@@ -189,12 +189,12 @@ def last(events: Iterator) -> Comparison:
     return result
 
 
-def run(library: Library, settings: Settings) -> Iterator[Preview | Comparison]:
+def run(library: AnyLibrary, settings: Settings) -> Iterator[Preview | Comparison]:
     """`compare` for checked settings: loads the models, checks the noise schedule with theirs, returns the iterator."""
     return sample_all(settings, *models(library, settings))
 
 
-def models(library: Library, settings: Settings) -> tuple[list[Checkpoint], list[Schedule]]:
+def models(library: AnyLibrary, settings: Settings) -> tuple[list[Checkpoint], list[Schedule]]:
     """The models that `settings` name, and the noise schedule of each. Raises InputError."""
     resolution = grid(library, settings.pde, settings.resolution)
     checkpoints = [library.load(settings.pde, method, resolution) for method in settings.methods]

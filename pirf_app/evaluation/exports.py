@@ -12,7 +12,7 @@ import numpy as np
 from ..common.checks import InputError
 from ..common.files import write_arrays, write_text
 from ..common.paths import ASSETS
-from ..models.library import Library
+from ..models.library import AnyLibrary
 from ..pdes import get_pde
 from .comparison import Comparison, MethodResult, Settings, compare, last, usual
 
@@ -87,7 +87,7 @@ def write_csv(comparison: Comparison, path: Path) -> Path:
 
 
 def write_first_view(
-    library: Library,
+    library: AnyLibrary,
     path: Path = FIRST_VIEW,
     pde: str = "darcy",
     methods: list[str] | None = None,

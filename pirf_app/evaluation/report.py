@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..common.checks import InputError
@@ -20,7 +21,7 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def in_words(row: dict) -> str:
+def in_words(row: Mapping) -> str:
     """The numbers in a row's equation that are not the default ones on its grid."""
     found = row.get("parameters")
     return get_pde(row["pde"], found).in_words(found) if found else ""

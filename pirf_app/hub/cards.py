@@ -12,6 +12,7 @@ from ..evaluation.report import format_table
 from ..methods.registry import METHODS
 from ..models.checkpoint import CheckpointError, CheckpointInfo, file_sha256, read_info
 from ..models.library import Library
+from ..models.manifest import Entry
 
 SHOWN_STEPS = 10
 SUMMARY = ("residual_rms", "boundary_rms", "solve_error_median", "conservation_rate", "spectrum_error", "diversity")
@@ -19,7 +20,7 @@ TASK = {"type": "unconditional-image-generation", "name": "PDE field generation"
 TAGS = ["physics", "pde", "diffusion", "physics-informed", "reward-fine-tuning", "arxiv:2509.20570"]
 
 
-def card_name(entry: dict) -> str:
+def card_name(entry: Entry) -> str:
     """The file of a model's card in a repository."""
     return f"{Path(entry['file']).stem}.md"
 
@@ -37,7 +38,7 @@ def card_figures(info: CheckpointInfo, rows: list[dict]) -> dict:
     return {}
 
 
-def model_card(entry: dict, info: CheckpointInfo, rows: list[dict], entries: list[dict]) -> str:
+def model_card(entry: Entry, info: CheckpointInfo, rows: list[dict], entries: list[Entry]) -> str:
     """Markdown for one checkpoint: data, recipe, figures, limits."""
     pde, schedule = info.benchmark, info.schedule
     tuned = info.parent is not None
@@ -87,7 +88,7 @@ method, not a solver.
 
 def write_cards(
     library: Library, rows: list[dict], skip: Callable[[CheckpointError], None] | None = None
-) -> list[dict]:
+) -> list[Entry]:
     """Lists the checkpoints of a folder afresh, with the figures of `rows` and a card each, and returns the entries.
     A file that `rows` do not tell of keeps the figures and the card that it has; for `skip` see `write_manifest`."""
     known = {}
@@ -105,7 +106,7 @@ def write_cards(
 
 
 def repository_card(
-    repo: str, members: list[tuple[dict, CheckpointInfo]], rows: list[dict], floors: dict[str, dict]
+    repo: str, members: list[tuple[Entry, CheckpointInfo]], rows: list[dict], floors: dict[str, dict]
 ) -> str:
     """The README.md of a model repository: licence, library, tags and metrics as metadata, the benchmark's table, and
     how to use it. `members` are manifest entries with what their files say."""
@@ -155,7 +156,7 @@ approximately. A demonstration of a method, not a solver.
 """
 
 
-def model_index(entry: dict, info: CheckpointInfo, rows: list[dict]) -> dict:
+def model_index(entry: Entry, info: CheckpointInfo, rows: list[dict]) -> dict:
     """A model's figures as the Hub's `model-index` takes them; {} where there are none."""
     figures = card_figures(info, rows) or entry["figures"]
     steps = figures.get("steps")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..common.checks import InputError, shown
 from ..models.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from ..models.library import Library, is_figure
+from ..models.library import AnyLibrary, Library, load_from, methods_in
+from ..models.manifest import Entry, is_figure
 from .client import PULL_SECONDS, HubError, Transfer
 from .fetch import Snapshot, fetch
 
@@ -21,13 +22,14 @@ log = logging.getLogger(__name__)
 class HubLibrary(Library):
     """The sound models of a fetched repository. A tuned one may continue a model of `bundled`."""
 
-    def __init__(self, snapshot: Snapshot, bundled: Library):
-        super().__init__(snapshot.folder)
-        self.snapshot, self.fallback, self.problems = snapshot, bundled, []
-        self.entries: list[dict] = super().manifest()
+    def __init__(self, snapshot: Snapshot, bundled: AnyLibrary):
+        super().__init__(snapshot.folder, fallback=bundled)
+        self.snapshot = snapshot
+        self.problems: list[str] = []
+        self.entries = super().manifest()
         self.entries = [entry for entry in self.entries if self._sound(entry)]
 
-    def _sound(self, entry: dict) -> bool:
+    def _sound(self, entry: Entry) -> bool:
         """Whether a file is what the manifest says, by the strict loader; if not, `problems` says why."""
         path = self.folder / entry["file"]
         try:
@@ -43,7 +45,7 @@ class HubLibrary(Library):
             return False
         return True
 
-    def manifest(self) -> list[dict]:
+    def manifest(self) -> list[Entry]:
         return self.entries
 
 
@@ -58,12 +60,13 @@ class Arrival:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-class Collection(Library):
+class Collection(AnyLibrary):
     """A bundled library, and over it the models of Hub repositories; these are called METHOD@OWNER/NAME."""
 
     def __init__(self, bundled: Library):
-        super().__init__(bundled.folder)
-        self.bundled, self.parts, self.arrivals = bundled, {}, []
+        self.bundled = bundled
+        self.parts: dict[str, HubLibrary] = {}  # by repository
+        self.arrivals: list[Arrival] = []
 
     def take(self, snapshot: Snapshot) -> HubLibrary:
         """Checks a snapshot and offers what is sound in it. Raises HubError if nothing is."""
@@ -98,7 +101,7 @@ class Collection(Library):
             if arrival.state == "ready" or pause is None or threading.Event().wait(pause):
                 return
 
-    def manifest(self) -> list[dict]:
+    def manifest(self) -> list[Entry]:
         """The bundled entries, and those of the repositories with `source`, the repository and commit, besides. The
         same file is listed once: a bundled entry then says in `source` where else it is."""
         entries = {entry["sha256"]: entry for entry in self.bundled.manifest()}
@@ -106,12 +109,24 @@ class Collection(Library):
             for entry in part.manifest():
                 title, same = part.snapshot.title, entries.get(entry["sha256"])
                 if same is None:
-                    entries[entry["sha256"]] = entry | {"method": f"{entry['method']}@{repo}", "source": title}
+                    entries[entry["sha256"]] = {**entry, "method": f"{entry['method']}@{repo}", "source": title}
                 else:
-                    entries[entry["sha256"]] = same | {"source": f"{same.get('source', BUNDLED)}, {title}"}
+                    entries[entry["sha256"]] = {**same, "source": f"{same.get('source', BUNDLED)}, {title}"}
         return list(entries.values())
 
-    def listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
+        return methods_in(self.manifest(), pde, resolution)
+
+    def none_known(self) -> str:
+        return self.bundled.none_known()
+
+    def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+        return load_from(self._listed, pde, method, resolution)
+
+    def load_file(self, path: Path, expected_sha256: str | None = None) -> Checkpoint:
+        return load_checkpoint(path, self.find_parent, expected_sha256)
+
+    def _listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         entry = self.find(pde, method, resolution)
         plain, _, repo = method.rpartition("@")
         if repo not in self.parts:
@@ -124,7 +139,7 @@ class Collection(Library):
         parts = (self.bundled, *self.parts.values())
         return next((part for part in parts if part.located(sha256)), self.bundled)
 
-    def located(self, sha256: str) -> tuple[dict, Path] | None:
+    def located(self, sha256: str) -> tuple[Entry, Path] | None:
         return self._holder(sha256).located(sha256)
 
     def find_parent(self, sha256: str) -> Checkpoint:

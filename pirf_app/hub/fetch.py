@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, errors, get_token, try_to_load_from_cache, ut
 from ..common.checks import shown
 from ..common.text import megabytes
 from ..models.checkpoint import CheckpointError, file_sha256
-from ..models.library import Library
+from ..models.manifest import Entry, read_manifest
 from .client import HubError, Transfer, api, in_time
 
 MAX_MANIFEST_BYTES = 2**20
@@ -168,10 +168,10 @@ def whole(path: Path | None, sha256: str) -> bool:
     return path is not None and file_sha256(path) == sha256
 
 
-def read_entries(manifest: Path) -> list[dict]:
+def read_entries(manifest: Path) -> list[Entry]:
     """The entries of a fetched manifest. Raises HubError if it is none, or lists anything but checkpoint files."""
     try:
-        entries = Library(manifest.parent).manifest()
+        entries = read_manifest(manifest.parent)
     except CheckpointError:
         raise HubError("its manifest.json is not one of this app") from None
     names = [entry["file"] for entry in entries]

@@ -13,8 +13,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, SpaceCard
 from ..common.checks import InputError, shown
 from ..common.paths import CHECKOUT
 from ..common.text import megabytes
-from ..models.checkpoint import read_info
-from ..models.library import Library, entry_of
+from ..models.checkpoint import CheckpointError, CheckpointInfo, read_info
+from ..models.library import AnyLibrary, Library
+from ..models.manifest import FILE, Entry, entry_of
 from .cards import card_name, model_card, repository_card
 from .client import PUSH_SECONDS, HubError, Transfer, api, in_time
 from .fetch import parse_repo
@@ -62,18 +63,17 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
     if not entries:
         raise InputError(f"there is no checkpoint in {library.folder.name} to publish")
     rows = report["rows"] if report else []
-    named = lambda entry: entry | {"file": file_name(Path(entry["file"]).stem)}  # noqa: E731
-    members = {e["sha256"]: (named(e), library.folder / e["file"]) for e in entries}
+    members = {e["sha256"]: (renamed(e, Path(e["file"]).stem), library.folder / e["file"]) for e in entries}
     for entry, place in list(members.values()):
         parent = library.load_file(place, entry["sha256"]).info.parent
         if parent is not None and parent not in members:
-            found, file = library.parent_of(place, parent)
-            members[parent] = found | {"file": file_name(f"parent-{parent[:12]}")}, file
+            found, file = parent_of(library, place, parent)
+            members[parent] = renamed(found, f"parent-{parent[:12]}"), file
     entries = [entry for entry, _ in members.values()]
     infos = [read_info(place) for _, place in members.values()]
     card = repository_card(repo, list(zip(entries, infos, strict=True)), rows, report["floors"] if report else {})
     files: dict[str, Path | bytes] = {"README.md": card.encode(), "LICENSE": ROOT / "LICENSE"}
-    files["manifest.json"] = as_json({"models": entries})
+    files[FILE] = as_json({"models": entries})
     for (entry, place), info in zip(members.values(), infos, strict=True):
         files[entry["file"]] = place
         files[card_name(entry)] = model_card(entry, info, rows, entries).encode()
@@ -82,17 +82,18 @@ def publish_plan(library: Library, repo: str, report: dict | None) -> Plan:
     return Plan(repo, "model", files)
 
 
-def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
+def run_plan(path: Path, library: AnyLibrary, repo: str, name: str) -> Plan:
     """One checkpoint file as a repository: with its parent, which `library` must find, so that it can be used alone.
     Raises InputError or CheckpointError."""
     repo = repository(repo)
     checkpoint = library.load_file(path)
     file = file_name(name)
-    members, files = [], {}
+    members: list[tuple[Entry, CheckpointInfo]] = []
+    files: dict[str, Path | bytes] = {}
     parent = checkpoint.info.parent
     if parent is not None:
-        found, place = library.parent_of(path, parent)
-        found = found | {"file": file_name(Path(found["file"]).stem)}
+        found, place = parent_of(library, path, parent)
+        found = renamed(found, Path(found["file"]).stem)
         if found["file"].lower() == file.lower():
             file = file_name(f"tuned-{name}")
         members.append((found, read_info(place)))
@@ -103,8 +104,20 @@ def run_plan(path: Path, library: Library, repo: str, name: str) -> Plan:
     entries = [member for member, _ in members]
     card = repository_card(repo, members, [], {}).encode()
     about = {card_name(e): model_card(e, info, [], entries).encode() for e, info in members}
-    shared = {"README.md": card, "LICENSE": ROOT / "LICENSE", "manifest.json": as_json({"models": entries})}
-    return Plan(repo, "model", files | about | shared)
+    about |= {"README.md": card, FILE: as_json({"models": entries})}
+    return Plan(repo, "model", files | about | {"LICENSE": ROOT / "LICENSE"})
+
+
+def parent_of(library: AnyLibrary, path: Path, sha256: str) -> tuple[Entry, Path]:
+    """Entry and place of the parent of a file that `library` has loaded. Raises CheckpointError if it has gone."""
+    if found := library.parent_of(path, sha256):
+        return found
+    raise CheckpointError(f"the parent checkpoint {sha256[:12]} of {path.name} is not here any more")
+
+
+def renamed(entry: Entry, name: str) -> Entry:
+    """The entry of a file that is called after `name` in a repository."""
+    return {**entry, "file": file_name(name)}
 
 
 def deploy_plan(space: str, hardware: str | None = None, models: str | None = None, root: Path = ROOT) -> Plan:

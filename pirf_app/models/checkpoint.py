@@ -9,16 +9,18 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.checks import MAX_RESOLUTION, InputError, check_number, check_whole, shown
 from ..common.files import POINTER
 from ..common.tensor_file import write_tensors
 from ..common.text import megabytes
 from ..diffusion.denoiser import Denoiser, check_fits
+from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.network import NetworkConfig
 from ..diffusion.prior import PriorConfig
 from ..diffusion.sampler import Schedule
@@ -34,6 +36,7 @@ DTYPES = {"F16", "BF16", "F32"}
 KEY = "pirf"  # the only metadata key: safetensors writes several in no fixed order, and the hash would vary
 HARMLESS = {"format"}  # keys that other tools add when they save a file again; this one names their array library
 INHERITED = ("pde", "network", "prior", "normalisation", "parameters")  # what a tuned checkpoint has from its parent
+AnyDenoiser = Denoiser | TunedDenoiser | GuidedDenoiser
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
@@ -55,6 +58,15 @@ def sentences(errors: list[InputError]) -> list[str]:
     names = [name for error in errors if isinstance(error, PointerError) for name in error.names]
     others = [str(error) for error in errors if not isinstance(error, PointerError)]
     return ([str(PointerError(*names))] if names else []) + others
+
+
+class Label(TypedDict):
+    """Which model: equation, grid and method, and the numbers in its equation where they are not the default ones."""
+
+    pde: str
+    resolution: int
+    method: str
+    parameters: NotRequired[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -92,10 +104,10 @@ class CheckpointInfo:
         return get_pde(self.pde, self.parameters)
 
     @property
-    def label(self) -> dict:
+    def label(self) -> Label:
         """What a row of figures says of the checkpoint that they are of."""
-        named = {"pde": self.pde, "resolution": self.resolution, "method": self.method}
-        return named | ({"parameters": self.parameters} if self.parameters else {})
+        named: Label = {"pde": self.pde, "resolution": self.resolution, "method": self.method}
+        return {**named, "parameters": self.parameters} if self.parameters else named
 
     def to_dict(self) -> dict:
         """As a file keeps it: without parameters where there are none, so that older files are the same when they are
@@ -107,13 +119,13 @@ class CheckpointInfo:
 class Checkpoint:
     """A loaded model, ready to sample: `denoiser(x, sigma)`, its info, and the SHA-256 of its file."""
 
-    denoiser: Denoiser | TunedDenoiser
+    denoiser: AnyDenoiser
     info: CheckpointInfo
     sha256: str
 
     @property
     def base_denoiser(self) -> Denoiser:
-        """The untuned model: the parent's of a tuned one."""
+        """The untuned model: the parent's of a tuned one, and what a guided one guides."""
         return self.denoiser if isinstance(self.denoiser, Denoiser) else self.denoiser.base
 
     @property
@@ -127,10 +139,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo, full: bool = False) -> str:
+def save_checkpoint(path: Path, model: AnyDenoiser, info: CheckpointInfo, full: bool = False) -> str:
     """Writes `model` (a Denoiser, or a TunedDenoiser of which only the changed tensors are kept) and returns the
     file's SHA-256. Network weights and prior directions are stored in half precision (unless `full`), the rest in
     float32. Raises InputError if it cannot be written."""
+    if isinstance(model, GuidedDenoiser):
+        raise InputError(f"{info.method} is a way to sample the baseline and has no weights of its own: save base")
     tensors = model.state_dict() if isinstance(model, Denoiser) else changed_tensors(model)
     half = lambda key: not full and (key.startswith("network.") or key == "prior.directions")  # noqa: E731
     packed = {k: v.detach().to(torch.float16 if half(k) else torch.float32) for k, v in tensors.items()}
@@ -149,7 +163,8 @@ def unreadable(what: object, error: Exception) -> CheckpointError:
 
 def read_info(path: Path) -> CheckpointInfo:
     """The metadata of a checkpoint file, checked. Raises CheckpointError."""
-    name, head, metadata = Path(path).name or str(path), b"", {}
+    name, head = Path(path).name or str(path), b""
+    metadata: dict[str, str] = {}
     if Path(path).suffix.lower() in ELSEWHERE:
         how = "`python -m pirf_app models import-edm` makes one of a network that was trained elsewhere"
         raise CheckpointError(f"{name} is no checkpoint of this app: {how}")
@@ -239,11 +254,11 @@ def load_checkpoint(
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise CheckpointError(f"{path.name} is not the file that the manifest lists: its SHA-256 differs")
     parts = (NetworkConfig.from_dict(info.network), PriorConfig.from_dict(info.prior), info.benchmark.hints)
-    if info.parent is None:
+    if info.parent is None or info.handover is None:  # both, or neither
         with torch.device("meta"):
             expected = Denoiser(*parts).state_dict()
         tensors = _read_tensors(path, expected, whole=True)
-        model: Denoiser | TunedDenoiser = Denoiser(*parts)
+        model: AnyDenoiser = Denoiser(*parts)
         model.load_state_dict(tensors)
     else:
         parent = find_parent(info.parent)

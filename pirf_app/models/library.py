@@ -1,13 +1,14 @@
-"""A folder of checkpoints and its manifest; where the parents of tuned ones are found."""
+"""Libraries of checkpoints: what is asked of any of them, and the one that is a folder; where the parents of tuned ones
+are found."""
 
-import json
 import os
-import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -19,18 +20,15 @@ from ..pdes import get_pde
 from .checkpoint import (
     ELSEWHERE,
     INHERITED,
-    MALFORMED,
     Checkpoint,
     CheckpointError,
     CheckpointInfo,
     file_sha256,
     load_checkpoint,
     read_info,
-    unreadable,
 )
+from .manifest import FILE, Entry, entry_at, entry_of, read_manifest
 
-ENTRY = {"name": str, "file": str, "sha256": str, "size": int, "pde": str, "resolution": int, "method": str}
-ENTRY |= {"parent": str | None, "figures": dict}  # of the manifest
 USUAL = ("base", "pirf")  # what is compared unless told otherwise
 BUNDLED = CHECKPOINTS
 LOOKED_AT = 200  # files of a folder among which a parent is looked for
@@ -40,27 +38,6 @@ def rank(method: str) -> tuple:
     """Orders methods: the usual ones, the others by name, then those that only guide the baseline, and last what has
     come from elsewhere, so that it changes nothing before it."""
     return "@" in method, method not in USUAL, method in GUIDANCE, method
-
-
-def entry_of(info: CheckpointInfo, sha256: str, size: int, **changes) -> dict:
-    """The manifest entry of a checkpoint file: under its title, with what it says of itself, unless told otherwise, and
-    of its figures those that are some."""
-    entry = {"name": info.title, "file": f"{info.title}.safetensors", "sha256": sha256, "size": size}
-    entry |= info.label | {"parent": info.parent, "figures": info.figures}
-    entry |= changes
-    return entry | {"figures": {name: value for name, value in entry["figures"].items() if is_figure(value)}}
-
-
-def entry_at(path: Path, sha256: str) -> dict:
-    """The manifest entry of a checkpoint file, under the name that it has. Raises CheckpointError."""
-    return entry_of(read_info(path), sha256, path.stat().st_size, name=path.stem, file=path.name)
-
-
-def is_figure(value: object) -> bool:
-    """Whether a manifest may hold `value` as a figure: a finite number, or None."""
-    if value is None:
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def beside(path: Path, sha256: str) -> Path | None:
@@ -78,13 +55,80 @@ def beside(path: Path, sha256: str) -> Path | None:
     return None
 
 
-class Library:
+class AnyLibrary(Protocol):
+    """What is asked of a library, wherever its models are. `find` and `parent_of` follow from the other answers for
+    those that derive from this class."""
+
+    @abstractmethod
+    def manifest(self) -> list[Entry]:
+        """An entry for every model. Raises CheckpointError where that cannot be read."""
+
+    @abstractmethod
+    def methods(self, pde: str, resolution: int | None = None) -> list[str]:
+        """Methods that `load` knows for a PDE, in the order in which they are shown."""
+
+    @abstractmethod
+    def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
+        """A checkpoint by PDE and method, or the baseline as the method guides it. Raises InputError or
+        CheckpointError."""
+
+    @abstractmethod
+    def load_file(self, path: Path, expected_sha256: str | None = None) -> Checkpoint:
+        """A checkpoint file from anywhere; its parent, if it has one, is where `parent_of` says. Raises
+        CheckpointError."""
+
+    @abstractmethod
+    def located(self, sha256: str) -> tuple[Entry, Path] | None:
+        """The manifest entry of the file with that hash, and where the file is; None if it is not here."""
+
+    @abstractmethod
+    def find_parent(self, sha256: str) -> Checkpoint:
+        """The checkpoint whose file has that hash. Raises CheckpointError if it is not here."""
+
+    @abstractmethod
+    def none_known(self) -> str:
+        """What to say in place of the methods where there are none."""
+
+    def parent_of(self, path: Path, sha256: str) -> tuple[Entry, Path] | None:
+        """The entry and the place of the file with that hash, which the tuned checkpoint `path` continues; None if it
+        is not here."""
+        return self.located(sha256)
+
+    def find(self, pde: str, method: str, resolution: int | None = None) -> Entry:
+        """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""
+        resolution = resolution or get_pde(pde).default_resolution
+        for entry in self.manifest():
+            if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
+                return entry
+        known = ", ".join(self.methods(pde, resolution)) or self.none_known()
+        raise InputError(
+            f"there is no {method!r} checkpoint for {pde} at {resolution}x{resolution}: available are {known}"
+        )
+
+
+def methods_in(entries: Iterable[Entry], pde: str, resolution: int | None = None) -> list[str]:
+    """Methods that a manifest has a checkpoint for, and those that guide the baseline where there is one, by `rank`."""
+    found = {e["method"] for e in entries if e["pde"] == pde and resolution in (None, e["resolution"])}
+    return sorted(found | (GUIDANCE.keys() if "base" in found else set()), key=rank)
+
+
+def load_from(
+    listed: Callable[[str, str, int | None], Checkpoint], pde: str, method: str, resolution: int | None
+) -> Checkpoint:
+    """What `listed` gives for a method of the manifest, or the baseline as the method guides it."""
+    get_pde(pde)
+    if method in GUIDANCE:
+        return guided(listed(pde, "base", resolution), method)
+    return listed(pde, method, resolution)
+
+
+class Library(AnyLibrary):
     """The checkpoints in a folder, by its `manifest.json`: unless one is given, in that which PIRF_CHECKPOINTS names,
     or in the bundled one. Loaded ones are kept in memory. Parents that are not in it are looked for in `fallback`."""
 
-    def __init__(self, folder: Path | None = None):
+    def __init__(self, folder: Path | None = None, fallback: AnyLibrary | None = None):
         self.folder = Path(folder or os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)
-        self.fallback: Library | None = None if self.folder == BUNDLED else Library(BUNDLED)
+        self.fallback = fallback or (None if self.folder == BUNDLED else Library(BUNDLED))
         self._load = lru_cache(maxsize=32)(self.load_file)
         self._named: dict[str, Path] = {}
 
@@ -97,28 +141,14 @@ class Library:
             self._named[file_sha256(path)] = Path(path).absolute()
         return self
 
-    def manifest(self) -> list[dict]:
-        """Entries `{name, file, sha256, size, pde, resolution, method, parent, figures}`; [] where there is none."""
-        path = self.folder / "manifest.json"
-        try:
-            entries = json.loads(path.read_text())["models"]
-            if not isinstance(entries, list):
-                raise TypeError("models must be a list")
-            for entry in entries:
-                wrong = [key for key, kind in ENTRY.items() if not isinstance(entry[key], kind)]
-                if wrong or Path(entry["file"]).name != entry["file"]:
-                    raise TypeError(f"an entry has a wrong {(wrong or ['file'])[0]}")
-            return entries
-        except FileNotFoundError:
-            return []
-        except (OSError, *MALFORMED) as error:
-            raise unreadable(path, error) from None
+    def manifest(self) -> list[Entry]:
+        return read_manifest(self.folder)
 
     def write_manifest(
         self,
         measured: Callable[[CheckpointInfo], dict] | None = None,
         skip: Callable[[CheckpointError], None] | None = None,
-    ) -> list[dict]:
+    ) -> list[Entry]:
         """Lists every checkpoint of the folder afresh, with its `measured` figures (else its own). A file that is none
         is left out, and `skip` told; without it, the error is raised."""
         entries = []
@@ -130,39 +160,21 @@ class Library:
                     raise
                 skip(error)
                 continue
-            own = {"name": path.stem, "file": path.name, "figures": measured(info) if measured else info.figures}
-            entries.append(entry_of(info, file_sha256(path), path.stat().st_size, **own))
-        write_json(self.folder / "manifest.json", {"models": entries})
+            figures, size = measured(info) if measured else info.figures, path.stat().st_size
+            entries.append(entry_of(info, file_sha256(path), size, name=path.stem, file=path.name, figures=figures))
+        write_json(self.folder / FILE, {"models": entries})
         return entries
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
-        """Methods there is a checkpoint for, and those that guide the baseline where there is one, by `rank`."""
-        found = {e["method"] for e in self.manifest() if e["pde"] == pde and resolution in (None, e["resolution"])}
-        return sorted(found | (GUIDANCE.keys() if "base" in found else set()), key=rank)
+        return methods_in(self.manifest(), pde, resolution)
 
-    def find(self, pde: str, method: str, resolution: int | None = None) -> dict:
-        """The manifest entry for a PDE and method. Raises InputError, naming the methods there are."""
-        resolution = resolution or get_pde(pde).default_resolution
-        for entry in self.manifest():
-            if (entry["pde"], entry["method"], entry["resolution"]) == (pde, method, resolution):
-                return entry
-        known = ", ".join(self.methods(pde, resolution)) or self._none()
-        raise InputError(
-            f"there is no {method!r} checkpoint for {pde} at {resolution}x{resolution}: available are {known}"
-        )
-
-    def _none(self) -> str:
-        if (self.folder / "manifest.json").exists() or not next(self.folder.glob("*.safetensors"), None):
+    def none_known(self) -> str:
+        if (self.folder / FILE).exists() or not next(self.folder.glob("*.safetensors"), None):
             return "none yet"
         return f"none, for {self.folder.name} has no manifest: `models manifest --folder DIR` writes one"
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
-        """A checkpoint by PDE and method: one of the manifest, or the baseline as the method guides it. Raises
-        InputError or CheckpointError."""
-        get_pde(pde)
-        if method in GUIDANCE:
-            return guided(self.listed(pde, "base", resolution), method)
-        return self.listed(pde, method, resolution)
+        return load_from(self.listed, pde, method, resolution)
 
     def listed(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A checkpoint of the manifest by PDE and method. Raises InputError or CheckpointError."""
@@ -170,9 +182,6 @@ class Library:
         return self._load(self.folder / entry["file"], entry["sha256"])
 
     def load_file(self, path: Path, expected_sha256: str | None = None) -> Checkpoint:
-        """A checkpoint file from anywhere; its parent, if it has one, is where `parent_of` says. Raises
-        CheckpointError."""
-
         def find_parent(sha256: str) -> Checkpoint:
             if self.located(sha256) is not None:
                 return self.find_parent(sha256)
@@ -186,21 +195,22 @@ class Library:
 
         return load_checkpoint(path, find_parent, expected_sha256)
 
-    def parent_of(self, path: Path, sha256: str) -> tuple[dict, Path] | None:
-        """The entry and the place of the file with that hash, which the tuned checkpoint `path` continues: in this
-        library, named by `with_parents`, bundled, or beside it; None if it is in none of these."""
-        return self.located(sha256) or ((found := beside(path, sha256)) and (entry_at(found, sha256), found))
+    def parent_of(self, path: Path, sha256: str) -> tuple[Entry, Path] | None:
+        """In this library, named by `with_parents`, bundled, or beside `path`."""
+        if known := self.located(sha256):
+            return known
+        found = beside(path, sha256)
+        return (entry_at(found, sha256), found) if found else None
 
-    def located(self, sha256: str) -> tuple[dict, Path] | None:
-        """The manifest entry of the file with that hash, and where the file is; None if it is not here."""
+    def located(self, sha256: str) -> tuple[Entry, Path] | None:
         return self._here(sha256) or (self.fallback.located(sha256) if self.fallback else None)
 
-    def _here(self, sha256: str) -> tuple[dict, Path] | None:
+    def _here(self, sha256: str) -> tuple[Entry, Path] | None:
         for entry in self.manifest():
             if entry["sha256"] == sha256:
                 return entry, self.folder / entry["file"]
         path = self._named.get(sha256)
-        return path and (entry_at(path, sha256), path)
+        return (entry_at(path, sha256), path) if path else None
 
     def find_parent(self, sha256: str) -> Checkpoint:
         if found := self._here(sha256):
@@ -222,19 +232,19 @@ class Library:
 
 def guided(base: Checkpoint, method: str) -> Checkpoint:
     """The untuned checkpoint `base` as `method` (a name in `GUIDANCE`) samples it. It shares the weights."""
-    denoiser = GUIDANCE[method](base.denoiser, base.problem).eval()
+    denoiser = GUIDANCE[method](base.base_denoiser, base.problem).eval()
     return replace(base, denoiser=denoiser, info=replace(base.info, method=method))
 
 
 GPU_RESOLUTION = 128
 
 
-def grids(library: Library, pde: str) -> list[int]:
+def grids(library: AnyLibrary, pde: str) -> list[int]:
     """Resolutions at which there is a checkpoint for `pde`, coarsest first."""
     return sorted({entry["resolution"] for entry in library.manifest() if entry["pde"] == pde})
 
 
-def grid(library: Library, pde: str, asked: int | None = None) -> int:
+def grid(library: AnyLibrary, pde: str, asked: int | None = None) -> int:
     """The resolution to compare on: the one asked for, else the fine one where a GPU samples and there is a checkpoint,
     else the benchmark's default, which a CPU is fast enough for, or the coarsest where there is none of that. Raises
     InputError, naming those there are."""

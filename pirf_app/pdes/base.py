@@ -1,7 +1,7 @@
 """What a benchmark PDE must offer, and the registry that finds it by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 
@@ -33,13 +33,13 @@ class Channel:
 Measure = Callable[..., Tensor]
 
 
-def of_fields(measure: Measure) -> Measure:
-    """A method of a benchmark that takes fields, with their shape checked first."""
+def of_fields(measure: Measure, check: Callable[["PDE", Tensor], None]) -> Measure:
+    """A method of a benchmark that takes fields, which are checked first."""
 
     @wraps(measure)
-    def checked(self: "PDE", fields: Tensor, *more, **options) -> Tensor:
-        self.check_fields(fields)
-        return measure(self, fields, *more, **options)
+    def checked(self: "PDE", fields: Tensor) -> Tensor:
+        check(self, fields)
+        return measure(self, fields)
 
     return checked
 
@@ -56,23 +56,14 @@ class PDE(Adjustable, ABC):
 
     def __init_subclass__(cls, **options) -> None:
         super().__init_subclass__(**options)
-        for name in cls.MEASURES:
+        for name in (*cls.MEASURES, "solve"):
             if name in vars(cls):
-                setattr(cls, name, of_fields(vars(cls)[name]))
-        if "solve" in vars(cls):
-            solve = vars(cls)["solve"]
-
-            @wraps(solve)
-            def checked(self: PDE, fields: Tensor) -> Tensor:
-                self.check_solvable(fields)
-                return solve(self, fields)
-
-            cls.solve = checked
+                check = cls.check_solvable if name == "solve" else cls.check_fields
+                setattr(cls, name, of_fields(vars(cls)[name], check))
 
     name: str
     title: str
     equation: str
-    domain: str
     boundary: str
     # What `balance` compares: in a sentence, and in a few words for a table; None where there is no such law.
     conservation: str | None = None
@@ -97,6 +88,11 @@ class PDE(Adjustable, ABC):
 
     # Of the networks that others have published (None: there are none): the normalisation, as `in_units` takes it.
     published_scaling: dict | None = None
+
+    @property
+    @abstractmethod
+    def domain(self) -> str:
+        """The region, its grid and what else the equation is solved on; for most benchmarks a constant."""
 
     # How many channels `hints` has in all.
     hint_channels: int = 0
@@ -258,7 +254,7 @@ def register(cls: type[PDE]) -> type[PDE]:
     return cls
 
 
-def get_pde(name: str, parameters: Mapping[str, Value] | Iterable[tuple[str, Value]] = ()) -> PDE:
+def get_pde(name: str, parameters: Mapping[str, Value] | tuple[tuple[str, Value], ...] = ()) -> PDE:
     """The PDE registered as `name`, `with_parameters`. Raises InputError, naming those there are."""
     if not isinstance(name, str) or name not in _REGISTRY:
         raise InputError(f"unknown PDE {shown(name)}: choose one of {', '.join(_REGISTRY)}")

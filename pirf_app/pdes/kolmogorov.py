@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.checks import InputError
 from ..common.streams import SOLVER_DATA, generator
 from .base import PDE, Channel, register
-from .parameters import Parameter
+from .parameters import Parameter, Value
 from .stencils import shares
 from .vorticity import DRAG, DT, FORCING, WAVE, Simulator, Waves, all_waves, reynolds, simulator
 
@@ -81,11 +81,11 @@ class Kolmogorov(PDE):
         number = self.in_words(dict(self.own_parameters)) or "Re 100 up to N = 64, 250 up to 128, else 1000"
         return f"square of side 2 pi, y, x = 2 pi i/N; frames 1/32 apart; {number}"
 
-    def default_parameters(self, resolution: int) -> dict[str, float]:
+    def default_parameters(self, resolution: int) -> dict[str, Value]:
         return {"reynolds": reynolds(resolution)}
 
     def reynolds(self, resolution: int) -> float:
-        return self.parameters(resolution)["reynolds"]
+        return float(self.parameters(resolution)["reynolds"])
 
     def waves(self, resolution: int) -> Waves:
         return all_waves(resolution, self.reynolds(resolution))

@@ -9,7 +9,7 @@ from .base import PDE, get_pde
 TRANSPOSED = "transposed"  # of a normalisation: true, or left out
 
 
-class Units:
+class Units(PDE):
     """Mixed into a benchmark: its fields in other units than its own."""
 
     def turned(self, x: Tensor, k: int) -> Tensor:
@@ -61,8 +61,8 @@ def exchanged(x: Tensor) -> Tensor:
     return x.transpose(-2, -1).contiguous()
 
 
-def mixed(kind: type[Units], pde: PDE, **values) -> PDE:
-    """`pde` in the units of `kind`, which has these `values`."""
+def mixed(kind: type, pde: PDE, **values) -> PDE:
+    """`pde` in the units of `kind`, one of the `Units`, which has these `values`."""
     made = type(f"{kind.__name__}{type(pde).__name__}", (kind, type(pde)), values)()
     made.__dict__.update(pde.__dict__)
     return made

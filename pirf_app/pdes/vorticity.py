@@ -112,7 +112,8 @@ class Simulator:
     def trajectory(self, rng: np.random.Generator, snapshots: int) -> np.ndarray:
         """The first `snapshots` samples `[snapshots, 3, N, N]` of a trajectory. It is integrated alone, whatever else
         is drawn, so that a sample is the same to the last bit however many there are."""
-        v, samples = self.random_state(rng), []
+        v = self.random_state(rng)
+        samples: list[np.ndarray] = []
         for _ in range(SPIN_UP):
             v = self.run(v, 16)
         for _ in range(snapshots):

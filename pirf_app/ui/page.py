@@ -61,7 +61,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
     torch.set_num_threads(usable_cores())
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
         gr.HTML(HEADING, elem_id="heading")
-        found = problems(library)
+        found = problems(library.bundled)
         gr.HTML("".join(html.problem(sentence) for sentence in found), visible=bool(found), elem_id="problems")
         restart = Restart()
         with gr.Tabs():

@@ -21,7 +21,7 @@ NAMES = {PERSISTENCE, *TABLES, *LAYERS, *SETS, *TENSOR_NAMES, *NUMPY_NAMES, *STO
 UNDER = ("ema", "net", "model", "state_dict")  # what a network is called in a table, the averaged weights first
 WRAPPERS = ("module.", "model.")  # what the names in a state dictionary may all begin with
 # What the classes of a DDPM++ network may say of themselves; another value would be another function.
-CLASSES: dict[str, dict[str, object]] = {
+CLASSES: dict[str, dict[str, float]] = {
     "EDMPrecond": {"sigma_data": SIGMA_DATA, "label_dim": 0},
     "SongUNet": {},
     "UNetBlock": {"skip_scale": SKIP_SCALE, "adaptive_scale": False},

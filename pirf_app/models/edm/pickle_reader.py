@@ -7,7 +7,7 @@ not know, and instructions that no ordinary pickle has, are refused.
 import pickletools
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Literal, Protocol, TypeVar
 
 from ...common.checks import InputError, shown
 
@@ -19,6 +19,16 @@ PLAIN = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+T = TypeVar("T")
+
+
+class Readable(Protocol):
+    """What is asked of a file: an open one, one in memory, or one mapped into it."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+    def seek(self, offset: int, whence: Literal[0, 1, 2] = ..., /) -> object: ...
+    def tell(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -53,14 +63,15 @@ def refuse_persistent(value: object) -> object:
     raise InputError("it has a persistent id outside of a file of torch.save")
 
 
-def read(file: BinaryIO, known: Set[str], persistent: Callable[[object], object] = refuse_persistent) -> object:
+def read(file: Readable, known: Set[str], persistent: Callable[[object], object] = refuse_persistent) -> object:
     """The next pickle of `file`, made of plain values, containers, `Name`s (all in `known`) and `Object`s, and of what
     `persistent` makes of its persistent ids.
 
     Memory is at most a few times what is left of the file. Raises InputError."""
     machine = _Machine(known, persistent)
     try:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        instructions = pickletools.genops(file)  # type: ignore[arg-type]  # its stub wants a whole IO; it reads and tells
+        for count, (instruction, argument, _) in enumerate(instructions):
             if count > MAX_INSTRUCTIONS:
                 raise InputError(f"it has more than {MAX_INSTRUCTIONS} instructions, far more than a network needs")
             machine.step(instruction.name, argument)
@@ -77,7 +88,10 @@ class _Machine:
     """The pickle machine's stack and memo. Any misuse by the file ends in one of the errors that `read` catches."""
 
     def __init__(self, known: Set[str], persistent: Callable[[object], object]):
-        self.known, self.persistent, self.stack, self.below, self.memo = known, persistent, [], [], {}
+        self.known, self.persistent = known, persistent
+        self.stack: list[object] = []
+        self.below: list[list[object]] = []
+        self.memo: dict[object, object] = {}
 
     def step(self, code: str, argument: object) -> None:
         push, pop = self.stack.append, self.stack.pop
@@ -103,20 +117,20 @@ class _Machine:
             values = [pop()] if code == "APPEND" else self.since_mark()
             self.top(list).extend(values)
         elif code in ("ADDITEMS", "FROZENSET"):
-            values = set(map(self.key, self.since_mark()))
+            members = set(map(self.key, self.since_mark()))
             if code == "FROZENSET":
-                self.stack.append(frozenset(values))
+                self.stack.append(frozenset(members))
             else:
-                self.top(set).update(values)
+                self.top(set).update(members)
         elif code in ("SETITEM", "SETITEMS", "DICT"):
             values = [pop(), pop()][::-1] if code == "SETITEM" else self.since_mark()
             if code == "DICT":
                 self.stack.append({})
-            target = self.top(dict, Object)
-            target = target.items if isinstance(target, Object) else target
+            owner = self.stack[-1]
+            target = owner.items if isinstance(owner, Object) else self.expect(owner, dict)
             target.update(zip(map(self.key, values[::2]), values[1::2], strict=True))
         elif code in ("GLOBAL", "INST", "STACK_GLOBAL"):
-            module, name = [pop(), pop()][::-1] if code == "STACK_GLOBAL" else argument.split(" ", 1)
+            module, name = [pop(), pop()][::-1] if code == "STACK_GLOBAL" else self.expect(argument, str).split(" ", 1)
             push(self.name(f"{self.expect(module, str)}.{self.expect(name, str)}"))
         elif code in ("REDUCE", "NEWOBJ"):
             arguments = self.expect(pop(), tuple)
@@ -146,11 +160,11 @@ class _Machine:
         values, self.stack = self.stack, self.below.pop()
         return values
 
-    def top(self, *kinds: type) -> object:
-        return self.expect(self.stack[-1], *kinds)
+    def top(self, kind: type[T]) -> T:
+        return self.expect(self.stack[-1], kind)
 
     @staticmethod
-    def expect(value: object, *kinds: type) -> object:
+    def expect(value: object, *kinds: type[T]) -> T:
         if not isinstance(value, kinds):
             raise TypeError(f"{type(value).__name__} where {kinds[0].__name__} is needed")
         return value

@@ -12,14 +12,13 @@ import struct
 from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from ...common.checks import InputError, shown
 from ...common.text import megabytes
-from .pickle_reader import Name, read
+from .pickle_reader import Name, Readable, read
 
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 STORAGES = {
@@ -42,7 +41,7 @@ Place = tuple[int, int]  # where bytes begin in a file, and how many they are
 class Stored:
     """A storage: so many numbers, somewhere in a file."""
 
-    file: BinaryIO
+    file: Readable
     places: dict[str, Place]
     key: str
     dtype: torch.dtype
@@ -64,7 +63,7 @@ class Stored:
 class Storages:
     """The storages of a file by key: their places, and those that its pickle has named."""
 
-    file: BinaryIO
+    file: Readable
     places: dict[str, Place] = field(default_factory=dict)
     named: dict[str, Stored] = field(default_factory=dict)
 
@@ -82,7 +81,7 @@ class Storages:
         raise InputError("it has a tensor whose storage is not one whole storage")
 
 
-def legacy(file: BinaryIO, known: Set[str]) -> object:
+def legacy(file: Readable, known: Set[str]) -> object:
     """What the legacy format holds, `known` as for `inert_pickle.read`: magic number, version, system, content and keys
     as a pickle each, then the elements of every storage after their number. Raises InputError."""
     file.seek(0, os.SEEK_END)
@@ -109,7 +108,7 @@ def legacy(file: BinaryIO, known: Set[str]) -> object:
     return content
 
 
-def archive(file: BinaryIO, known: Set[str]) -> object:
+def archive(file: Readable, known: Set[str]) -> object:
     """What a zip archive of torch.save holds, `known` as for `inert_pickle.read`: FOLDER/data.pkl, whose storages are
     FOLDER/data/KEY, uncompressed. Raises InputError."""
     places = parts(file)
@@ -126,12 +125,12 @@ def archive(file: BinaryIO, known: Set[str]) -> object:
     return read(io.BytesIO(taken(file, inside["data.pkl"])), known, Storages(file, storages).at)
 
 
-def taken(file: BinaryIO, place: Place) -> bytes:
+def taken(file: Readable, place: Place) -> bytes:
     file.seek(place[0])
     return file.read(place[1])
 
 
-def parts(file: BinaryIO) -> dict[str, Place]:
+def parts(file: Readable) -> dict[str, Place]:
     """Where the parts of a zip archive are, by name, as its directory and their own headers agree. Checksums are not
     looked at, for torch.save may leave them out. Raises InputError."""
     damaged = InputError("it is a zip archive that is cut short, or that torch.save did not write")

@@ -4,7 +4,7 @@ import gradio as gr
 
 from ...common.checks import InputError, whole_list
 from ...evaluation import comparison as cmp
-from ...models.library import Library
+from ...models.library import AnyLibrary
 from ..models.table import entries
 from ..serving import gpu
 from ..serving.lanes import Lanes
@@ -17,7 +17,7 @@ SWEEP = ",".join(map(str, cmp.SWEEP_STEPS))
 def add_api(visitors: Visitors, lanes: Lanes) -> None:
     """Adds the endpoints inside an open `gr.Blocks` context. Bad input is answered with one sentence."""
 
-    def computed(library: Library, settings: cmp.Settings) -> dict:
+    def computed(library: AnyLibrary, settings: cmp.Settings) -> dict:
         """One comparison, in a turn of its own."""
         with lanes.sampling.turn():
             return cmp.last(lanes.steps(lanes.do(lambda: gpu.run(library, settings)))).to_dict()
@@ -74,7 +74,7 @@ def add_api(visitors: Visitors, lanes: Lanes) -> None:
         """The checkpoints on this server: name, file, SHA-256, size, PDE, resolution, method, parent, figures. Those
         that are not bundled say where they come from (source); of visitors' own models one's own are listed."""
         try:
-            return entries(visitors, request.session_hash)
+            return [dict(entry) for entry in entries(visitors, request.session_hash)]
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

@@ -7,7 +7,7 @@ import gradio as gr
 from ...common.checks import InputError
 from ...evaluation import comparison as cmp
 from ...evaluation.verdicts import OWN, method_title
-from ...models.library import Library, grid, grids
+from ...models.library import AnyLibrary, grid, grids
 from ...pdes import get_pde
 from ..drawing import axes
 from ..drawing.number_fields import number_field, written
@@ -69,7 +69,7 @@ class CompareControls:
         grid = [self.pde, self.methods, self.resolution]
         self.resolution.input(self.on_grid, grid, [self.methods, *self.schedule], queue=False, **PRIVATE)
 
-    def grid_choices(self, pde: str, chosen: int | None = None, library: Library | None = None) -> dict:
+    def grid_choices(self, pde: str, chosen: int | None = None, library: AnyLibrary | None = None) -> dict:
         """The resolutions that there are models of, where there is a choice; None stands for the only one."""
         library = library or self.library
         try:
@@ -85,7 +85,7 @@ class CompareControls:
         self,
         pde: str,
         chosen: Sequence[str] | None = None,
-        library: Library | None = None,
+        library: AnyLibrary | None = None,
         resolution: int | None = None,
     ) -> dict:
         """What can be chosen for `pde`, and what is: unless told otherwise the usual ones of those that there were when
@@ -102,7 +102,9 @@ class CompareControls:
             value += [m for m in newest if m not in value]
         return {"choices": [(method_title(m), m) for m in found], "value": value}
 
-    def schedule_hint(self, pde: str, name: str, resolution: int | None = None, library: Library | None = None) -> dict:
+    def schedule_hint(
+        self, pde: str, name: str, resolution: int | None = None, library: AnyLibrary | None = None
+    ) -> dict:
         """The checkpoint's own value, shown where nothing has been entered."""
         library = library or self.library
         try:
@@ -135,7 +137,7 @@ class CompareControls:
         settings = [self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule, self.panel]
         return [self.pde, self.equation, self.benchmark, *settings]
 
-    def from_link(self, asked: cmp.Settings, library: Library) -> list:
+    def from_link(self, asked: cmp.Settings, library: AnyLibrary) -> list:
         return [
             asked.pde,
             axes.equation(get_pde(asked.pde)),

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 from ...common.checks import InputError, shown
 from ...evaluation.comparison import Settings, available, check_settings, usual
-from ...models.library import Library
+from ...models.library import AnyLibrary
 from ..drawing.number_fields import read_number
 
 NUMBERS = ("sigma_min", "sigma_max", "rho")
@@ -27,7 +27,7 @@ def number(text: str, name: str) -> int | float:
     return found
 
 
-def from_query(library: Library, query: Mapping[str, str], default: Settings) -> Settings:
+def from_query(library: AnyLibrary, query: Mapping[str, str], default: Settings) -> Settings:
     """The settings that a link asks for, the rest from `default`. Raises InputError."""
     pde = query.get("pde", default.pde)
     asked = {k: number(query[k], k) for k in ("resolution", *NUMBERS) if query.get(k)}

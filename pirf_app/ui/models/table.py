@@ -6,7 +6,7 @@ from ...common.checks import InputError
 from ...common.text import percent
 from ...evaluation.verdicts import OWN, method_title
 from ...hub.collection import BUNDLED, Arrival
-from ...models.library import is_figure
+from ...models.manifest import Entry, is_figure
 from ...pdes import get_pde
 from ..drawing import html
 from ..serving.own_models import OwnModel
@@ -32,7 +32,7 @@ def own_models(visitors: Visitors, session: str | None) -> list[OwnModel]:
     return visitor.models.mine() if visitor else []
 
 
-def entries(visitors: Visitors, session: str | None) -> list[dict]:
+def entries(visitors: Visitors, session: str | None) -> list[Entry]:
     """What a session can use: everybody's models, then its own. Raises InputError if the manifest cannot be read."""
     return visitors.library(session).manifest()
 
@@ -48,14 +48,14 @@ def measured_at(figures: dict) -> str:
     return f"<small>at {steps} steps</small>" if isinstance(steps, int) and not isinstance(steps, bool) else ""
 
 
-def title(entry: dict) -> str:
+def title(entry: Entry) -> str:
     try:
         return get_pde(entry["pde"], entry.get("parameters", {})).full_title
     except InputError:  # an entry that a hand wrote into a manifest
         return entry["pde"]
 
 
-def row(entry: dict, names: dict[str, str]) -> str:
+def row(entry: Entry, names: dict[str, str]) -> str:
     parent = entry["parent"]
     own = entry["method"].startswith(OWN)
     cells = [
@@ -74,7 +74,7 @@ def row(entry: dict, names: dict[str, str]) -> str:
     return f'<tr{mark}><th scope="row">{cells[0]}</th>{"".join(f"<td>{cell}</td>" for cell in cells[1:])}</tr>'
 
 
-def table(entries: list[dict]) -> str:
+def table(entries: list[Entry]) -> str:
     """A row for every entry, those of one equation together."""
     names = {entry["sha256"]: entry["name"] for entry in reversed(entries)}
     ordered = sorted(entries, key=lambda e: (e["method"].startswith(OWN), e["pde"], "@" in e["method"]))

@@ -23,7 +23,7 @@ from ...common.checks import InputError
 from ...diffusion.sampler import Schedule
 from ...evaluation import comparison as cmp
 from ...models.checkpoint import Checkpoint
-from ...models.library import Library
+from ...models.library import AnyLibrary
 from ...training.events import DivergedError
 
 spaces = None
@@ -113,6 +113,6 @@ def sampled(settings: cmp.Settings, checkpoints: list[Checkpoint], schedules: li
     yield from cmp.sample_all(settings, here(checkpoints), schedules)
 
 
-def run(library: Library, settings: cmp.Settings) -> Iterator[cmp.Preview | cmp.Comparison]:
+def run(library: AnyLibrary, settings: cmp.Settings) -> Iterator[cmp.Preview | cmp.Comparison]:
     """`comparison.run` on the GPU. Raises InputError: at once for models that cannot be loaded."""
     return sampled(settings, *cmp.models(library, settings))

@@ -10,14 +10,14 @@ from ...diffusion.sampler import Schedule
 from ...evaluation.comparison import available
 from ...evaluation.verdicts import OWN, method_title
 from ...models.checkpoint import Checkpoint, CheckpointError, file_sha256, read_info, sentences
-from ...models.library import Library
+from ...models.library import AnyLibrary, Library
 from ...pdes import get_pde, pde_names
 from .lanes import Lanes
 
 log = logging.getLogger(__name__)
 
 
-def offered(library: Library) -> dict[str, list[str]]:
+def offered(library: AnyLibrary) -> dict[str, list[str]]:
     """Methods by PDE, for every PDE that has a checkpoint; all PDEs, without methods, where there is none."""
     try:
         found = {name: available(library, name) for name in pde_names()}
@@ -26,7 +26,7 @@ def offered(library: Library) -> dict[str, list[str]]:
     return {k: v for k, v in found.items() if v} or {name: [] for name in pde_names()}
 
 
-def equations(library: Library) -> list[tuple[str, str]]:
+def equations(library: AnyLibrary) -> list[tuple[str, str]]:
     """The PDEs of `offered` by title, to choose from."""
     return [(get_pde(name).title, name) for name in offered(library)]
 
@@ -54,7 +54,7 @@ def problems(library: Library) -> list[str]:
     return sentences(found)
 
 
-def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
+def warm_up(library: AnyLibrary, seconds: float, lanes: Lanes) -> threading.Thread:
     """Loads every checkpoint, strictly, in the background after so many seconds, each in a turn of the lane, so that
     nobody has to wait for that; logs what cannot be used. The thread ends before the process does: torch aborts if it
     is cut off at work."""
@@ -84,13 +84,13 @@ def warm_up(library: Library, seconds: float, lanes: Lanes) -> threading.Thread:
     return thread
 
 
-def recommended(library: Library, pde: str, method: str, resolution: int | None = None) -> Schedule:
+def recommended(library: AnyLibrary, pde: str, method: str, resolution: int | None = None) -> Schedule:
     """The noise schedule that a model recommends, without loading it. Raises InputError."""
     _, path = library.located(library.find(pde, method, resolution)["sha256"])
     return read_info(path).schedule
 
 
-def beginnings(library: Library, pde: str) -> dict[str, int]:
+def beginnings(library: AnyLibrary, pde: str) -> dict[str, int]:
     """The methods whose checkpoints a run may start from, and their resolution: the baseline on the benchmark's default
     grid, or the coarsest where there is none of that, and the visitor's own models on any."""
     entries, default = [e for e in library.manifest() if e["pde"] == pde], get_pde(pde).default_resolution
@@ -99,7 +99,7 @@ def beginnings(library: Library, pde: str) -> dict[str, int]:
     return found | {e["method"]: e["resolution"] for e in entries if e["method"].startswith(OWN)}
 
 
-def beginning(library: Library, pde: str, begin: str | None) -> Checkpoint:
+def beginning(library: AnyLibrary, pde: str, begin: str | None) -> Checkpoint:
     """The model that a run starts from. Raises InputError, naming those there are."""
     known = beginnings(library, pde)
     if begin not in known:
@@ -107,7 +107,7 @@ def beginning(library: Library, pde: str, begin: str | None) -> Checkpoint:
     return library.load(pde, begin, known[begin])
 
 
-def begin_choices(library: Library, pde: str, chosen: str | None = "base") -> dict:
+def begin_choices(library: AnyLibrary, pde: str, chosen: str | None = "base") -> dict:
     """`beginnings` for a dropdown; none where the library cannot be read, which is told at the top of the page."""
     try:
         known = beginnings(library, pde)

@@ -13,7 +13,8 @@ from pathlib import Path
 from ...common.checks import InputError, shown
 from ...evaluation.verdicts import OWN
 from ...models.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, read_info
-from ...models.library import Library, entry_of
+from ...models.library import AnyLibrary
+from ...models.manifest import Entry, entry_of
 from .lanes import Lanes
 
 MAX_MODELS, MAX_NAME = 12, 40
@@ -41,18 +42,25 @@ class OwnModel:
         return OWN + self.name
 
     @property
-    def entry(self) -> dict:
+    def entry(self) -> Entry:
         """The model as a manifest lists it, with its `source`, and as `kind` the method that made it."""
-        own = {"name": self.name, "file": self.path.name, "method": self.method, "source": self.source}
-        own |= {"kind": self.info.method, "figures": self.info.figures or checked(self.info)}
-        return entry_of(self.info, self.sha256, self.size, **own)
+        return entry_of(
+            self.info,
+            self.sha256,
+            self.size,
+            name=self.name,
+            file=self.path.name,
+            method=self.method,
+            source=self.source,
+            kind=self.info.method,
+            figures=self.info.figures or checked(self.info),
+        )
 
 
-class OwnModels(Library):
+class OwnModels(AnyLibrary):
     """The shared library, and over it the models of one visitor; these come last among the methods of their PDE."""
 
-    def __init__(self, shared: Library, folder: Path, room: Callable[[int], None], read: Callable):
-        super().__init__(shared.folder)
+    def __init__(self, shared: AnyLibrary, folder: Path, room: Callable[[int], None], read: "Reader"):
         self.shared, self.own_folder, self._room, self._read = shared, folder, room, read
         self._models: dict[str, OwnModel] = {}
 
@@ -69,7 +77,7 @@ class OwnModels(Library):
         if len(self._models) >= MAX_MODELS:
             raise NoRoomError(f"{MAX_MODELS} models of your own are the most that is kept here: remove one first")
         name = self.free_name(check_name(name) if name else clean_name(path.stem))
-        checkpoint = load_checkpoint(path, self.find_parent)
+        checkpoint = self.load_file(path)
         kept = self.own_folder / f"{name}.safetensors"
         shutil.copyfile(path, kept)
         self._models[name] = OwnModel(name, kept, checkpoint.sha256, size, info, history, source)
@@ -103,13 +111,16 @@ class OwnModels(Library):
         del self._models[model.name]
         model.path.unlink(missing_ok=True)
 
-    def manifest(self) -> list[dict]:
+    def manifest(self) -> list[Entry]:
         """What the visitor can use: everybody's models, then their own, oldest first."""
         return self.shared.manifest() + [model.entry for model in self.mine()]
 
     def methods(self, pde: str, resolution: int | None = None) -> list[str]:
         fits = [m.method for m in self.mine(pde) if resolution in (None, m.info.resolution)]
         return self.shared.methods(pde, resolution) + fits
+
+    def none_known(self) -> str:
+        return self.shared.none_known()
 
     def load(self, pde: str, method: str, resolution: int | None = None) -> Checkpoint:
         """A checkpoint by PDE and method; one of the visitor's own goes by its name in all that is said of it."""
@@ -121,11 +132,15 @@ class OwnModels(Library):
         checkpoint = self._read(model.path, model.sha256, self)
         return replace(checkpoint, info=replace(checkpoint.info, method=model.method))
 
-    def located(self, sha256: str) -> tuple[dict, Path] | None:
+    def load_file(self, path: Path, expected_sha256: str | None = None) -> Checkpoint:
+        return load_checkpoint(path, self.find_parent, expected_sha256)
+
+    def located(self, sha256: str) -> tuple[Entry, Path] | None:
         for model in self.mine():
             if model.sha256 == sha256:
-                named = {"name": model.name, "file": model.path.name}  # its method as the file has it: others read this
-                return entry_of(model.info, sha256, model.size, **named), model.path
+                # Its method as the file has it: others read this.
+                entry = entry_of(model.info, sha256, model.size, name=model.name, file=model.path.name)
+                return entry, model.path
         return self.shared.located(sha256)
 
     def find_parent(self, sha256: str) -> Checkpoint:
@@ -133,6 +148,9 @@ class OwnModels(Library):
             if model.sha256 == sha256:
                 return self._read(model.path, sha256, self)
         return self.shared.find_parent(sha256)
+
+
+Reader = Callable[[Path, str, OwnModels], Checkpoint]  # a file with its hash, for whoever has the models
 
 
 def checked(info: CheckpointInfo) -> dict:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.checkpoint import MAX_BYTES, Checkpoint, load_checkpoint
-from ...models.library import Library
-from .own_models import NoRoomError, OwnModels
+from ...models.library import AnyLibrary
+from .own_models import NoRoomError, OwnModels, Reader
 
 if TYPE_CHECKING:
     from ..train.run import TrainingRun
@@ -27,7 +27,7 @@ LOADED = 8  # models of visitors that are kept in memory
 class Visitor:
     """What one visitor has here: `models`, a `folder` for files, and `run`, the training under way or last done."""
 
-    def __init__(self, shared: Library, room: Callable[[int], None], read: Callable):
+    def __init__(self, shared: AnyLibrary, room: Callable[[int], None], read: Reader):
         self.folder = Path(tempfile.mkdtemp(prefix="pirf-visitor-"))
         self._gone = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         models = self.folder / "models"
@@ -77,7 +77,7 @@ class Visitor:
 class Visitors:
     """Visitors by the session of their page."""
 
-    def __init__(self, shared: Library):
+    def __init__(self, shared: AnyLibrary):
         self.shared = shared
         self._known: OrderedDict[str, Visitor] = OrderedDict()
         self._loaded: OrderedDict[tuple[Path, str], Checkpoint] = OrderedDict()
@@ -108,7 +108,7 @@ class Visitors:
         """The visitor of a session, if it has made itself one."""
         return self.of(session) if (session or "") in self._known else None
 
-    def library(self, session: str | None) -> Library:
+    def library(self, session: str | None) -> AnyLibrary:
         """What a session can sample from: the shared library, with its own models if it has any."""
         visitor = self.known(session)
         return visitor.models if visitor else self.shared

@@ -13,7 +13,7 @@ from ...methods.presets import trainable_parameters
 from ...methods.registry import METHODS
 from ...methods.rewards import NORMS
 from ...models.checkpoint import Checkpoint
-from ...models.library import Library
+from ...models.library import AnyLibrary
 from ...pdes import get_pde
 from ...training.config import BEST_BY, TuningConfig
 from ..drawing import html
@@ -56,7 +56,7 @@ def count(number: int) -> str:
 class TrainControls:
     """Builds the controls inside an open `gr.Blocks` context. `fields` are those of the recipe, by name."""
 
-    def __init__(self, library: Library, models: dict[str, list[str]], pde: str):
+    def __init__(self, library: AnyLibrary, models: dict[str, list[str]], pde: str):
         config = PirfConfig()
         with gr.Group():
             titles = [(get_pde(name).title, name) for name in models]
@@ -145,7 +145,7 @@ class TrainControls:
         write["ema"] = lambda share: written(round(share, 4))
         return {k: write.get(k, lambda v: v)(getattr(config, k)) for k in self.fields if hasattr(config, k)}
 
-    def of_run(self, library: Library, run: TrainingRun) -> dict:
+    def of_run(self, library: AnyLibrary, run: TrainingRun) -> dict:
         """Updates that show what a run was started with."""
         values, changes = self.written(run.config), self.for_method(run.method)
         changes |= {self.fields[k]: gr.update(value=v, visible=True) for k, v in values.items()}
@@ -169,7 +169,7 @@ class TrainControls:
         return {component: gr.update(**change) for component, change in changes.items()}
 
     @staticmethod
-    def start(library: Library, pde: str, begin: str | None = "base") -> Checkpoint | None:
+    def start(library: AnyLibrary, pde: str, begin: str | None = "base") -> Checkpoint | None:
         """The model that a run would start from; None where there is none, which is told elsewhere."""
         try:
             return beginning(library, pde, begin)

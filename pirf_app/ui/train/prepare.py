@@ -10,7 +10,7 @@ from ...evaluation.verdicts import OWN, method_title
 from ...methods.presets import command_line
 from ...methods.registry import find_method
 from ...models.checkpoint import CheckpointInfo
-from ...models.library import Library
+from ...models.library import AnyLibrary
 from ...pdes import get_pde
 from ..serving.gpu_training import workers
 from ..serving.offered import beginning
@@ -21,7 +21,7 @@ from .recipes import Recipes
 from .run import TrainingRun, check_room
 
 
-def references(library: Library, base: CheckpointInfo, method: str) -> dict[str, list[tuple[str, float]]]:
+def references(library: AnyLibrary, base: CheckpointInfo, method: str) -> dict[str, list[tuple[str, float]]]:
     """Levels to hold a run from `base` against: what the bundled checkpoint of the method reached on the same equation,
     and the floor of solver data."""
     found: dict[str, list[tuple[str, float]]] = {"residual": [], "error": []}
