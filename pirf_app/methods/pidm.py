@@ -20,10 +20,11 @@ from torch import Tensor
 
 from ..common.parallel import ALONE, Team
 from ..models.checkpoint import Checkpoint
-from ..training.config import TuningConfig
+from ..training.config import TuningConfig, setting
 from ..training.events import PoolStep, Working
 from ..training.loop import TuningLoop
-from ..training.pretraining import training_data
+from ..training.pretraining import PART, training_data
+from .registry import register
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,16 @@ class PidmConfig(TuningConfig):
     units of what they were before tuning."""
 
     drift: float = 0.0
-    residual_weight: float = 1.0
+    residual_weight: float = setting(1.0, "weight of the residual against the denoising loss", "Residual weight", low=0)
     learns_from_data: ClassVar[bool] = True
+    calibrated: ClassVar[int] = 64
     short_rate: ClassVar[float] = 1e-3
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check_weights("residual_weight")
 
-
-PART = 32  # fields drawn between two events: a whole trajectory of Kolmogorov flow
-CALIBRATED = 64  # fields that the units are taken from
 Batch = tuple[Tensor, Tensor, Tensor]  # clean fields, noise, noise levels
 
 
+@register("PIDM", "on solver data with the residual in its loss", "arXiv 2403.14404")
 class PidmTuning(TuningLoop):
     """A PIDM run: a pool of solver fields, and updates of the expert on noisy ones of them."""
 
@@ -84,7 +81,7 @@ class PidmTuning(TuningLoop):
         """Both terms of the loss are 1 under the base model, over the noise levels that it draws."""
         if self.units is not None:
             return
-        clean = self.data[:CALIBRATED]
+        clean = self.data[: self.config.calibrated]
         n, models = len(clean), [self.model.base, self.model.expert]
         models = models[: 2 if self.base.info.parent else 1]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)

@@ -14,8 +14,8 @@ from ..diffusion.sampler import initial_noise, start
 from ..models.checkpoint import Checkpoint
 from ..training.config import TuningConfig
 from ..training.events import DivergedError
-from .pidm import PART
-from .registry import find_method
+from ..training.pretraining import PART
+from .registry import DEFAULT, find_method
 
 LONG = 0.6  # seconds for each thing that is timed
 HELD_STEPS = 8  # that the graph of a measured update goes through, of all its samples together
@@ -75,7 +75,7 @@ def _quickest(work: Callable[[], Iterable]) -> Generator[None, None, float]:
 
 
 def measure_speed(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
+    base: Checkpoint, config: TuningConfig, method: str = DEFAULT, device: str | torch.device = "cpu"
 ) -> Speed:
     """Times a few samples of `config`'s work on `device`, on states of noise: two or three seconds."""
     (speed,) = deque(measuring(base, config, method, device), 1)
@@ -83,7 +83,7 @@ def measure_speed(
 
 
 def measuring(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
+    base: Checkpoint, config: TuningConfig, method: str = DEFAULT, device: str | torch.device = "cpu"
 ) -> Iterator[Speed | None]:
     """`measure_speed` in pieces of a second or so, for those who share a machine: None after each of them, and last
     what was found. No more steps of samples are held at once than a run with a small K holds of a few samples."""

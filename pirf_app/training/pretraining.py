@@ -27,6 +27,7 @@ from .run_state import load_run, of_this_version, restore, save_run
 # The chunk of training data that the covariance is estimated from, and the pool of a PDE with a slow solver drawn;
 # updates count from 0 and never get there.
 PRIOR_CHUNK = 2**31
+PART = 32  # fields that are drawn at once: a whole trajectory of Kolmogorov flow
 
 
 @dataclass(frozen=True)
