@@ -18,6 +18,7 @@ from ..pdes.stencils import rms
 from .config import TuningConfig
 from .events import Event, PoolStep, TuningStep, Working
 from .handover import Handovers, draw
+from .optimisation import scheduled
 from .tuning import Tuning
 
 FIGURE = {"validation_residual": "residual_rms", "validation_solve_error": "solve_error_median"}
@@ -108,8 +109,7 @@ class TuningLoop(Tuning):
 
     def learning_rate(self) -> float:
         c = self.config
-        ramp = min(1.0, (self.update + 1) / c.warmup)
-        return c.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * self.update / c.updates))
+        return scheduled(c.learning_rate, (self.update + 1) / c.warmup, math.pi * self.update / c.updates)
 
     def one_update(self) -> Iterator[Working]:
         c, number = self.config, self.update + 1
@@ -130,12 +130,11 @@ class TuningLoop(Tuning):
         change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
         change = change / sum(p.numel() for p in self.parameters)
         (c.drift * change).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
+        norm = self.clip(c.clip)
         loss, anchor, square = told.tolist()
         if not all(map(math.isfinite, (loss, anchor, change.item(), norm.item()))):
             raise self._diverged(number)
-        rate = self.learning_rate()
-        self._step(rate)
+        rate = self.step()
         self.unreported = (loss, math.sqrt(square), anchor, math.sqrt(change.item()), rate)
         self.settled = self.events
 

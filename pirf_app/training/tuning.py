@@ -2,12 +2,13 @@
 and the best state, events, files."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
 from math import isclose
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,13 +21,13 @@ from ..diffusion.two_stage import TunedDenoiser
 from ..models.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from ..pdes import PDE
 from .events import DivergedError, Event, TuningStep
-from .run_state import load_run, of_this_version, restore, save_run
+from .optimisation import Optimisation
+from .run_state import load_run, of_this_version
 
 STATES = ("last", "best")
-KEPT = ("update", "seconds", "checks", "unreported")  # of a run, as JSON
 
 
-class Tuning(ABC):
+class Tuning(Optimisation):
     """State of a run that starts from a checkpoint, a base one or a tuned one, and tunes the steps from noise level
     `handover` on. Iterate `run()`; `save`/`load` resume it; `result` is the tuned model, `export` writes it.
 
@@ -35,9 +36,11 @@ class Tuning(ABC):
 
     method: str
     config_class: type
+    kind, mark = "fine-tuning", "parent"
+    kept = (*Optimisation.kept, "checks", "unreported")
 
     def __init__(self, base: Checkpoint, config, handover: float, workers: Team = ALONE):
-        self.base, self.config, self.workers = base, config, workers
+        self.base, self.config = base, config
         self.pde: PDE = base.problem
         if isinstance(base.denoiser, GuidedDenoiser):
             raise InputError(f"{base.info.method} is a way to sample the baseline: start from base")
@@ -55,14 +58,11 @@ class Tuning(ABC):
         self.model.base.requires_grad_(False)
         # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
         self.model.expert.to(memory_format=torch.contiguous_format)
-        self.parameters = self.model.expert.network.freeze(config.trainable)
-        self.start = [p.detach().clone() for p in self.parameters]
-        self.average = [p.detach().clone() for p in self.parameters]
+        parameters = self.model.expert.network.freeze(config.trainable)
+        self.start, average = ([p.detach().clone() for p in parameters] for _ in range(2))
+        super().__init__(parameters, average, config.learning_rate, workers)
         self.best: list[Tensor] | None = None
-        self.optimiser = torch.optim.Adam(self.parameters, config.learning_rate, betas=(0.9, 0.99))
         self.checks: dict[str, dict] = {}
-        self.update = 0
-        self.seconds = 0.0
         # Events so far, and how many of them there were when what `save` keeps last changed: those that come after
         # are repeated by a run that goes on from the file.
         self.events = self.settled = 0
@@ -96,16 +96,12 @@ class Tuning(ABC):
             began = time.perf_counter()
 
     @torch.no_grad()
-    def _step(self, rate: float) -> None:
-        """One step of the optimiser and of the weight average."""
+    def step(self) -> float:
         self._finite = tuple([p.clone() for p in tensors] for tensors in (self.parameters, self.average))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.update += 1
-        keep = min(self.config.ema, 1 - 1 / (1 + self.update))
-        for averaged, current in zip(self.average, self.parameters, strict=True):
-            averaged.lerp_(current, 1 - keep)
+        return super().step()
+
+    def retention(self) -> float:
+        return min(self.config.ema, 1 - 1 / (1 + self.update))
 
     def _diverged(self, number: int) -> DivergedError | InputError:
         """What to raise at update `number`; takes back the one that led there."""
@@ -158,29 +154,27 @@ class Tuning(ABC):
     def _weights(self) -> dict[str, list[Tensor]]:
         return {"parameter": self.parameters, "average": self.average, "best": self.best or []}
 
-    def save(self, path: Path) -> None:
-        """Everything that `load` needs, what it has drawn included, replaced atomically."""
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{i}": p for name, values in self._weights().items() for i, p in enumerate(values)}
-        tensors |= self.drawn()
+        return tensors | self.drawn()
+
+    def _meta(self) -> dict[str, Any]:
         meta = {"method": self.method, "config": asdict(self.config), "parent": self.base.sha256}
-        meta |= {name: getattr(self, name) for name in KEPT} | {"events": self.settled}
-        save_run(path, tensors, self.optimiser, meta)
+        return meta | {name: getattr(self, name) for name in self.kept} | {"events": self.settled}
 
     @classmethod
-    def load(cls, base: Checkpoint, path: Path, workers: Team = ALONE) -> "Tuning":
+    def load(cls, base: Checkpoint, path: Path, workers: Team = ALONE) -> Self:
         """The run that `save` wrote. Raises InputError if it cannot be continued from this checkpoint."""
-        tensors, optimiser, meta = load_run(path)
-        if "parent" not in meta:
-            raise InputError(f"{path} is not the state of a fine-tuning run")
-        if meta["parent"] != base.sha256:
-            raise InputError(f"{path} is a run on another base checkpoint")
-        with of_this_version(path):
+
+        def begin(meta: dict[str, Any]) -> Self:
+            if meta["parent"] != base.sha256:
+                raise InputError(f"{path} is a run on another base checkpoint")
             if meta["method"] != cls.method:
                 raise InputError(f"{path} is a run of the method {shown(meta['method'])}, not {cls.method}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-            run = cls(base, cls.config_class(**values), workers)
-            run._take(tensors, optimiser, meta)
-        return run
+            return cls(base, cls.config_class(**values), workers)
+
+        return cls._loaded(path, begin)
 
     def catch_up(self, path: Path) -> None:
         """Goes to where the same run has got to elsewhere, by the file that it saved there."""
@@ -188,13 +182,11 @@ class Tuning(ABC):
             self._take(*load_run(path))
 
     @torch.no_grad()
-    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict) -> None:
+    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict[str, Any]) -> None:
         self.best = [p.clone() for p in self.start] if "best.0" in tensors else None
         for name, values in self._weights().items():
             for i, value in enumerate(values):
                 value.copy_(tensors[f"{name}.{i}"])
         self.take_drawn(tensors)
-        for name in KEPT:
-            setattr(self, name, meta[name])
+        super()._take(tensors, optimiser, meta)
         self.events = self.settled = meta["events"]
-        restore(self.optimiser, optimiser)
