@@ -47,6 +47,7 @@ class PidmTuning(TuningLoop):
     """A PIDM run: a pool of solver fields, and updates of the expert on noisy ones of them."""
 
     method, config_class = "pidm", PidmConfig
+    config: PidmConfig
 
     def __init__(self, base: Checkpoint, config: PidmConfig, workers: Team = ALONE):
         super().__init__(base, config, workers)
@@ -113,6 +114,7 @@ class PidmTuning(TuningLoop):
         return self.pde.turned(self.data[rows], k), *self._noise(len(rows), chance)
 
     def objective(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.units is not None  # `calibrate` has found them
         *terms, square = self._terms(self.model.expert, *(x[rows] for x in batch))
         error, residual = (term / unit for term, unit in zip(terms, self.units.tolist(), strict=True))
         loss = error + self.config.residual_weight * residual
@@ -121,6 +123,7 @@ class PidmTuning(TuningLoop):
     def held_out(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Held-out noise has no clean field to compare with: those of the model that the run starts from, on the data
         of the calibration."""
+        assert self.begun is not None  # likewise
         error, residual = self.begun.to(ends)
         return error + self.config.residual_weight * residual, error
 

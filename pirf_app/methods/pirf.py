@@ -58,12 +58,14 @@ class PirfTuning(TuningLoop):
     """A PIRF run: a pool of handover states, the reward, and updates of the expert on batches of the pool."""
 
     method, config_class = "pirf", PirfConfig
+    config: PirfConfig
+    reward: ResidualReward | OwnReward  # these two once `calibrate` has found them
+    input_scale: Tensor
 
     def __init__(self, base: Checkpoint, config: PirfConfig, workers: Team = ALONE, own_reward: Reward | None = None):
         super().__init__(base, config, workers)
         self.pool = Handovers()
         self.own_reward = own_reward
-        self.reward: ResidualReward | OwnReward | None = None
 
     def drawn(self) -> dict[str, Tensor]:
         return super().drawn() | self.pool.tensors("pool")

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,7 +110,7 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = DEFAULT, **o
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
     seconds, kind = MARGIN * PRESETS[name], find_method(method).config
-    chosen = {"chunk": chunk_for(speed)}
+    chosen: dict[str, Any] = {"chunk": chunk_for(speed)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
     chosen |= kind.for_short_runs(base, overrides) if name in SHORT else {}
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
@@ -123,7 +124,12 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = DEFAULT, **o
     pool = overrides.get("pool") or max(8, min(most, int(0.35 * left / max(drawn, 1e-9))))
     updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
     # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
-    fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}
+    fitted: dict[str, Any] = {
+        "pool": pool,
+        "validation": validation,
+        "updates": updates,
+        "validate_every": -(-updates // checks),
+    }
     fitted |= {"ema": min(0.99, max(0.8, round(1 - 5 / updates, 4)))}
     return kind(**chosen | fitted | overrides)
 

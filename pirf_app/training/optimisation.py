@@ -3,22 +3,27 @@ decays, clipping, the average of the weights; and how its state comes to a file 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..common.checks import InputError
 from ..common.parallel import Team
-from .run_state import load_run, of_this_version, restore, save_run
+from .run_state import load_run, restore, save_run
 
 
 def scheduled(rate: float, ramp: float, angle: float) -> float:
     """The learning rate `rate`, of which `ramp` is reached (1 or more: all), decayed by a cosine: `angle` is 0 at the
     start of a run and pi at its end."""
     return rate * min(1.0, ramp) * (0.5 + 0.5 * math.cos(angle))
+
+
+def lay_out(network: nn.Module, order: torch.memory_format) -> None:
+    """Puts the weights into memory in that order."""
+    network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs leave this form out
 
 
 class Optimisation(ABC):
@@ -29,7 +34,7 @@ class Optimisation(ABC):
     mark: ClassVar[str]  # what a file says of such a run, and of no other kind
     kept: ClassVar[tuple[str, ...]] = ("update", "seconds")  # attributes that go to a file as JSON
 
-    def __init__(self, parameters: list[nn.Parameter], average: list[Tensor], rate: float, workers: Team):
+    def __init__(self, parameters: list[nn.Parameter], average: Sequence[Tensor], rate: float, workers: Team):
         self.parameters, self.average, self.workers = parameters, average, workers
         self.optimiser = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99))
         self.update = 0
@@ -76,15 +81,12 @@ class Optimisation(ABC):
         save_run(path, self._tensors(), self.optimiser, self._meta())
 
     @classmethod
-    def _loaded(cls, path: Path, begin: Callable[[dict[str, Any]], Self]) -> Self:
-        """The run that `save` wrote; `begin` makes one like it from its meta. Raises InputError."""
+    def _read(cls, path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[str, Any]]:
+        """What `save` wrote, for `_take`. Raises InputError for another file."""
         tensors, optimiser, meta = load_run(path)
         if cls.mark not in meta:
             raise InputError(f"{path} is not the state of a {cls.kind} run")
-        with of_this_version(path):
-            run = begin(meta)
-            run._take(tensors, optimiser, meta)
-        return run
+        return tensors, optimiser, meta
 
     def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict[str, Any]) -> None:
         """Goes to where a file says that the run is."""

@@ -23,7 +23,8 @@ from ..diffusion.prior import MAX_MODES, ModePrior, PriorConfig
 from ..diffusion.sampler import Schedule
 from ..models.checkpoint import CheckpointInfo, save_checkpoint
 from ..pdes import PDE
-from .optimisation import Optimisation, scheduled
+from .optimisation import Optimisation, lay_out, scheduled
+from .run_state import of_this_version
 
 # The chunk of training data that the covariance is estimated from, and the pool of a PDE with a slow solver drawn;
 # updates count from 0 and never get there.
@@ -97,10 +98,10 @@ def network_for(pde: PDE, prior: bool = True, **size) -> NetworkConfig:
     """The network of the given size that suits `pde`: its channels, padding, row waves and hints; with a `ModePrior`,
     or for EDM's scalar variance."""
     channels, hints = len(pde.channels), pde.hint_channels if prior else 0
-    padding = tuple("circular" if around else "zeros" for around in pde.periodic)
+    rows, columns = ("circular" if around else "zeros" for around in pde.periodic)
     seen = channels * (2 if prior else 1) + hints
     return NetworkConfig(
-        in_channels=seen, out_channels=channels, padding=padding, row_waves=pde.row_waves, hints=hints, **size
+        in_channels=seen, out_channels=channels, padding=(rows, columns), row_waves=pde.row_waves, hints=hints, **size
     )
 
 
@@ -192,7 +193,7 @@ class Pretraining(Optimisation):
             self.pool = training_data(self.pde, size, resolution, c.seed, PRIOR_CHUNK)
         if self.update == 0:
             self.fit_prior()
-        self.model = self.model.to(memory_format=torch.channels_last)
+        lay_out(self.model, torch.channels_last)
         while self.update * c.batch < c.samples:
             start = time.perf_counter()
             draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
@@ -226,15 +227,15 @@ class Pretraining(Optimisation):
     def load(cls, pde: PDE, path: Path, workers: Team = ALONE, pool: Tensor | None = None) -> Self:
         """The run that `save` wrote, on the `pool` that it was given if it was. Raises InputError if the file is
         damaged or another PDE's."""
-
-        def begin(meta: dict[str, Any]) -> Self:
+        tensors, optimiser, meta = cls._read(path)
+        with of_this_version(path):
             if meta["pde"] != pde.name:
                 raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
             if meta.get("parameters", {}) != dict(pde.own_parameters):
                 raise InputError(f"{path} is a run on {pde.name} with other parameters")
-            return cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
-
-        return cls._loaded(path, begin)
+            run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
+            run._take(tensors, optimiser, meta)
+        return run
 
     def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict[str, Any]) -> None:
         for prefix, model in (("model.", self.model), ("ema.", self.ema)):
