@@ -1,6 +1,7 @@
 """What an update is made of: warm-ups, the weight average, what holds the weights, symmetries. Each by a figure that
 can be said without the code: a sum by hand, or what must not change."""
 
+import math
 from collections import deque
 from dataclasses import replace
 
@@ -9,12 +10,15 @@ import torch
 from test_pretraining import TINY_RUN
 from test_pretraining import tiny_run as pretraining_run
 from tiny import info_of, tiny_config
-from tiny_runs import SMALL, every_method, tiny_run, updates_of
+from tiny_runs import SMALL, every_method, tiny_base, tiny_run, updates_of
 
+from pirf_app.common.checks import InputError
 from pirf_app.diffusion.denoiser import Denoiser
 from pirf_app.methods.pirf import PirfTuning
 from pirf_app.models.checkpoint import Checkpoint
 from pirf_app.pdes import get_pde
+from pirf_app.training.optimisation import scheduled
+from pirf_app.training.pretraining import Pretraining
 
 pytestmark = pytest.mark.usefixtures("quick_data")
 
@@ -64,6 +68,24 @@ def test_the_learning_rate_of_tuning_warms_up(method):
         if len(rates) == 6:
             break
     assert rates == used == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3], rel=1e-6)
+
+
+def test_a_run_is_not_taken_for_one_of_the_other_kind(tmp_path):
+    """Both keep the state of their optimiser in the same way, and what they train differs."""
+    path = tmp_path / "a.state"
+    pretraining_run().save(path)
+    with pytest.raises(InputError, match="a.state is not the state of a fine-tuning run"):
+        PirfTuning.load(tiny_base(), path)
+    tiny_run("pirf").save(path)
+    with pytest.raises(InputError, match="a.state is not the state of a pre-training run"):
+        Pretraining.load(get_pde("poisson"), path)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "angle", "expected"), [(0.5, 0, 1.0), (3, 0, 2.0), (1, math.pi / 2, 1.0), (1, math.pi, 0)]
+)
+def test_a_learning_rate_ramps_up_and_decays_to_nothing(ramp, angle, expected):
+    assert scheduled(2.0, ramp, angle) == pytest.approx(expected, abs=1e-12)
 
 
 @every_method

@@ -12,32 +12,26 @@ import typer
 from ..common.checks import InputError
 from ..common.files import unwritable, write_text
 from ..common.parallel import Team, team
-from ..diffusion.network import SUFFIXES
+from ..common.signatures import spelled_out
 from ..methods.presets import PRESETS, command_line, continued, estimate
 from ..methods.presets import preset as preset_config
-from ..methods.registry import METHODS, SETTINGS, Method, find_method
-from ..methods.rewards import NORMS
+from ..methods.registry import DEFAULT, METHODS, SETTINGS, Method, default_of, find_method
 from ..methods.speed import measure_speed
 from ..models.checkpoint import Checkpoint
 from ..models.library import Library
 from ..pdes import pde_names
-from ..training.config import BEST_BY, TuningConfig
+from ..training.config import Setting, TuningConfig
 from ..training.events import DivergedError, Event, PoolStep, TuningStep
 from ..training.run_state import Saves, check_interval
 from ..training.tuning import STATES
 from .options import Device, Parents, check_folder, say, state_beside, whole_numbers
 
 
-def option(name: str, text: str, *flags: str) -> Any:
+def option(name: str, setting: Setting) -> Any:
     """A setting of the recipe: without it, what the preset chooses, else the default of each method that has it."""
-    found = {}
-    for method in METHODS.values():
-        if name in method.settings:
-            default = getattr(method.config, name)
-            found[method.title] = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    same = len(found) == len(METHODS) and len(set(found.values())) == 1
-    shown = next(iter(found.values())) if same else ", ".join(f"{title} {value}" for title, value in found.items())
-    return typer.Option(*flags, help=f"{text} (default: {shown})".strip())
+    bounds = f": {setting.bounds}" if setting.choices or setting.is_long else ""
+    flags = (f"--{name.replace('_', '-')}", f"-{setting.flag}") if setting.flag else ()
+    return typer.Option(*flags, help=f"{setting.help}{bounds} (default: {default_of(name)})")
 
 
 class EventLog:
@@ -86,7 +80,7 @@ class Tracker:
 
 def finetune(
     pde: Annotated[str, typer.Option(help=f"benchmark: {', '.join(pde_names())}")] = "darcy",
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "pirf",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = DEFAULT,
     base: Annotated[
         str, typer.Option("--from", "--base", help="method or file of the checkpoint to start from")
     ] = "base",
@@ -94,31 +88,6 @@ def finetune(
     preset: Annotated[
         str | None, typer.Option(help=f"{', '.join(PRESETS)}: what fits that time at this machine's speed")
     ] = None,
-    updates: Annotated[int | None, option("updates", "updates, over which the learning rate decays")] = None,
-    pool: Annotated[int | None, option("pool", "trajectories (PIRF) or solver fields (PIDM) to draw")] = None,
-    pool_steps: Annotated[str | None, option("pool_steps", "sampler steps of those trajectories")] = None,
-    last_steps: Annotated[
-        int | None, option("last_steps", "steps that the tuned weights make", "--last-steps", "-k")
-    ] = None,
-    trainable: Annotated[str | None, option("trainable", ", ".join(SUFFIXES))] = None,
-    batch: Annotated[int | None, option("batch", "samples an update")] = None,
-    learning_rate: Annotated[float | None, option("learning_rate", "")] = None,
-    warmup: Annotated[int | None, option("warmup", "updates until the learning rate is reached")] = None,
-    norm: Annotated[str | None, option("norm", ", ".join(NORMS))] = None,
-    error_weight: Annotated[float | None, option("error_weight", "weight of the reward's second norm")] = None,
-    hold: Annotated[float | None, option("hold", "weight that holds the samples in the second norm")] = None,
-    anchor: Annotated[float | None, option("anchor", "weight that holds the solver's inputs")] = None,
-    residual_weight: Annotated[
-        float | None, option("residual_weight", "weight of the residual against the denoising loss")
-    ] = None,
-    drift: Annotated[float | None, option("drift", "weight that holds the network's weights")] = None,
-    clip: Annotated[float | None, option("clip", "largest norm of the gradient")] = None,
-    ema: Annotated[float | None, option("ema", "what the weight average keeps at an update")] = None,
-    validate_every: Annotated[int | None, option("validate_every", "updates between validations")] = None,
-    validation: Annotated[int | None, option("validation", "held-out trajectories")] = None,
-    best_by: Annotated[str | None, option("best_by", f"what the best state is best at: {', '.join(BEST_BY)}")] = None,
-    chunk: Annotated[int | None, option("chunk", "samples worked on at once")] = None,
-    seed: Annotated[int, typer.Option(help="whole number from 0 to 2^63 - 1")] = 0,
     parent: Parents = None,
     device: Device = "auto",
     state: Annotated[str, typer.Option(help=f"which state to write: {', '.join(STATES)}")] = "last",
@@ -126,18 +95,17 @@ def finetune(
     track: Annotated[bool, typer.Option("--track", help="log the figures with Trackio, if it is installed")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the state beside the output")] = False,
     save_every: Annotated[float, typer.Option(help="seconds between saves of the state")] = 60.0,
+    **settings: Any,
 ) -> None:
     """Tune a checkpoint with a physics objective. The state for --resume is kept beside OUT, with the suffix .state; a
     resumed run keeps its options. Options given with a preset replace what it would choose."""
-    values = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
+    values = {name: taken(name, value) for name, value in settings.items() if value is not None}
     entry, beside = find_method(method), state_beside(out)
     check_interval(save_every)
     if log is not None and check_folder(log).resolve() in (out.resolve(), beside.resolve()):
         raise InputError(f"the log cannot be {log}, which the run itself writes")
     if state not in STATES:
         raise InputError(f"the state must be one of {', '.join(STATES)}, not {state!r}")
-    if pool_steps is not None:
-        values["pool_steps"] = tuple(whole_numbers("pool-steps", pool_steps))
     workers, begin = team(device), Library().with_parents(parent).resolve(pde, base)
     if resume and beside.exists():
         run = entry.tuning.load(begin, beside, workers)
@@ -173,6 +141,16 @@ def finetune(
                 writer.close()
         if workers.main:
             print(f"wrote {out}, SHA-256 {run.export(out, which=state)}")
+
+
+finetune.__signature__ = spelled_out(
+    finetune, {name: Annotated[known.entered, option(name, known)] for name, known in SETTINGS.items()}, "parent"
+)
+
+
+def taken(name: str, value: Any) -> Any:
+    """The value of an option for the recipe. Raises InputError."""
+    return tuple(whole_numbers(name.replace("_", "-"), value)) if SETTINGS[name].kind is tuple else value
 
 
 def recipe(entry: Method, begin: Checkpoint, preset: str | None, values: dict, workers: Team) -> TuningConfig:

@@ -45,7 +45,8 @@ def model_card(entry: Entry, info: CheckpointInfo, rows: list[dict], entries: li
     parent = next((e["name"] for e in entries if e["sha256"] == info.parent), (info.parent or "")[:12])
     measured = rows_of(info, rows)
     table = format_table(measured) if measured else "Not measured yet."
-    how = f" {METHODS[info.method].does}" if info.method in METHODS else ""
+    known = METHODS.get(info.method)
+    how = f" {known.does} ({known.title}, {known.source})" if known else ""
     made = (
         f"Tuned from `{parent}`{how}; its weights make the steps from noise level {info.handover:g} on, the parent's "
         "all steps before."

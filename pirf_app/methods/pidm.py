@@ -20,10 +20,11 @@ from torch import Tensor
 
 from ..common.parallel import ALONE, Team
 from ..models.checkpoint import Checkpoint
-from ..training.config import TuningConfig
+from ..training.config import TuningConfig, setting
 from ..training.events import PoolStep, Working
 from ..training.loop import TuningLoop
-from ..training.pretraining import training_data
+from ..training.pretraining import PART, training_data
+from .registry import register
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,21 @@ class PidmConfig(TuningConfig):
     units of what they were before tuning."""
 
     drift: float = 0.0
-    residual_weight: float = 1.0
+    residual_weight: float = setting(1.0, "weight of the residual against the denoising loss", "Residual weight", low=0)
     learns_from_data: ClassVar[bool] = True
+    calibrated: ClassVar[int] = 64
     short_rate: ClassVar[float] = 1e-3
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check_weights("residual_weight")
 
-
-PART = 32  # fields drawn between two events: a whole trajectory of Kolmogorov flow
-CALIBRATED = 64  # fields that the units are taken from
 Batch = tuple[Tensor, Tensor, Tensor]  # clean fields, noise, noise levels
 
 
+@register("PIDM", "on solver data with the residual in its loss", "arXiv 2403.14404")
 class PidmTuning(TuningLoop):
     """A PIDM run: a pool of solver fields, and updates of the expert on noisy ones of them."""
 
     method, config_class = "pidm", PidmConfig
+    config: PidmConfig
 
     def __init__(self, base: Checkpoint, config: PidmConfig, workers: Team = ALONE):
         super().__init__(base, config, workers)
@@ -84,7 +82,7 @@ class PidmTuning(TuningLoop):
         """Both terms of the loss are 1 under the base model, over the noise levels that it draws."""
         if self.units is not None:
             return
-        clean = self.data[:CALIBRATED]
+        clean = self.data[: self.config.calibrated]
         n, models = len(clean), [self.model.base, self.model.expert]
         models = models[: 2 if self.base.info.parent else 1]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
@@ -116,6 +114,7 @@ class PidmTuning(TuningLoop):
         return self.pde.turned(self.data[rows], k), *self._noise(len(rows), chance)
 
     def objective(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.units is not None  # `calibrate` has found them
         *terms, square = self._terms(self.model.expert, *(x[rows] for x in batch))
         error, residual = (term / unit for term, unit in zip(terms, self.units.tolist(), strict=True))
         loss = error + self.config.residual_weight * residual
@@ -124,6 +123,7 @@ class PidmTuning(TuningLoop):
     def held_out(self, ends: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Held-out noise has no clean field to compare with: those of the model that the run starts from, on the data
         of the calibration."""
+        assert self.begun is not None  # likewise
         error, residual = self.begun.to(ends)
         return error + self.config.residual_weight * residual, error
 

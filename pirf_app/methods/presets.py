@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,17 +13,13 @@ from ..common.text import duration, megabytes
 from ..diffusion.network import SUFFIXES, UNet
 from ..models.checkpoint import Checkpoint
 from ..models.library import BUNDLED, Library
-from ..training.config import TuningConfig
-from .pidm import CALIBRATED
-from .registry import find_method
+from ..training.config import TuningConfig, settings_of
+from .registry import DEFAULT, find_method
 from .speed import Speed
 
 PRESETS = {"30s": 30.0, "2m": 120.0, "10m": 600.0}  # seconds
 SHORT = ("30s", "2m")
-# For those on equations whose second norm is that of a mean operator: a few hundred samples do not say which way the
-# error of the solution should go (on Darcy flow the gradients of single batches have 5 % in common), so it is held
-# where the baseline has it.
-HELD = {"error_weight": 0.5, "hold": 3.0}
+SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
 MARGIN = 0.8  # of a preset's time that is planned for: machines are shared, and their speed varies
 PAUSE = 0.6  # the longest that a run should work, in seconds, between two events
 
@@ -71,7 +68,7 @@ def estimate(base: Checkpoint, config: TuningConfig, speed: Speed) -> Estimate:
     pool = config.validation * trajectory
     if config.learns_from_data:
         models = 2 if base.info.parent else 1
-        pool += config.pool * speed.field + models * min(config.pool, CALIBRATED) * speed.evaluation
+        pool += config.pool * speed.field + models * min(config.pool, config.calibrated) * speed.evaluation
     else:
         pool += config.pool * trajectory
     update = config.updates * config.batch * speed.update
@@ -103,7 +100,7 @@ def check_fits(estimate: Estimate, seconds_limit: float | None = None, memory_li
         )
 
 
-def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **overrides) -> TuningConfig:
+def preset(name: str, base: Checkpoint, speed: Speed, method: str = DEFAULT, **overrides) -> TuningConfig:
     """The recipe that makes the most of the named time at the measured speed; `overrides` are kept as they are.
 
     A third of the time at most goes to the pool and the rest to updates: under the symmetries of the equation a few
@@ -113,11 +110,9 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset {shown(name)}: choose one of {', '.join(PRESETS)}")
     seconds, kind = MARGIN * PRESETS[name], find_method(method).config
-    chosen = {"chunk": chunk_for(speed)}
+    chosen: dict[str, Any] = {"chunk": chunk_for(speed)}
     chosen |= {"batch": next((n for n in (16, 8) if n * speed.update <= PAUSE), 4), "warmup": 10}
-    chosen |= {"learning_rate": kind.short_rate if name in SHORT else kind.learning_rate}
-    held = base.problem.mean_operator and base.info.parent is None and overrides.get("norm") != "plain"
-    chosen |= HELD if name in SHORT and held and hasattr(kind, "hold") else {}
+    chosen |= kind.for_short_runs(base, overrides) if name in SHORT else {}
     chosen |= continued(base) | {"updates": 1, "validate_every": 1} | overrides
     one = kind(**chosen | {"pool": 64, "validation": 64})
     trajectory, checks = trajectory_seconds(base, one, speed), {"30s": 3, "2m": 6, "10m": 12}[name]
@@ -129,8 +124,13 @@ def preset(name: str, base: Checkpoint, speed: Speed, method: str = "pirf", **ov
     pool = overrides.get("pool") or max(8, min(most, int(0.35 * left / max(drawn, 1e-9))))
     updates = overrides.get("updates") or max(5, int((left - pool * drawn) / (chosen["batch"] * speed.update)))
     # The average reaches back over the last twentieth or so; for very few updates over more, for it must smooth.
-    fitted = {"pool": pool, "validation": validation, "updates": updates, "validate_every": -(-updates // checks)}
-    fitted |= {"ema": min(0.99, max(0.8, 1 - 5 / updates))}
+    fitted: dict[str, Any] = {
+        "pool": pool,
+        "validation": validation,
+        "updates": updates,
+        "validate_every": -(-updates // checks),
+    }
+    fitted |= {"ema": min(0.99, max(0.8, round(1 - 5 / updates, 4)))}
     return kind(**chosen | fitted | overrides)
 
 
@@ -138,7 +138,7 @@ def continued(base: Checkpoint) -> dict:
     """Of the recipe that a tuned checkpoint came from, what a run that goes on from it must keep."""
     found = base.info.recipe.get("config") if base.info.parent else None
     found = found if isinstance(found, dict) else {}
-    values = {name: found[name] for name in ("last_steps", "pool_steps") if name in found}
+    values = {name: found[name] for name in SAMPLER if name in found}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -146,7 +146,7 @@ def command_line(
     config: TuningConfig,
     base: Checkpoint,
     out: str,
-    method: str = "pirf",
+    method: str = DEFAULT,
     begin: str | None = None,
     parents: Iterable[Path] = (),
 ) -> str:
@@ -157,9 +157,8 @@ def command_line(
     words = ["python", "-m", "pirf_app", "finetune", "--pde", base.info.pde, "--method", method]
     words += [] if begin == "base" else ["--from", begin]
     words += [word for path in parents for word in ("--parent", str(path))]
-    for known in fields(config):
-        value = getattr(config, known.name)
-        if value != known.default or known.name == "seed":
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += ["--" + known.name.replace("_", "-"), text]
+    for name, known in settings_of(type(config)).items():
+        value = getattr(config, name)
+        if value != getattr(type(config), name) or name == "seed":
+            words += ["--" + name.replace("_", "-"), known.written(value)]
     return shlex.join([*words, "--out", str(out)])

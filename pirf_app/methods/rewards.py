@@ -9,7 +9,7 @@ from torch import Tensor
 from ..common.checks import InputError
 from ..pdes import PDE
 
-NORMS = ("two-norm", "plain")
+NORMS = {"two-norm": "two norms", "plain": "residual alone"}  # with their titles
 
 
 Reward = Callable[[Tensor], Tensor]  # of fields `[n, c, N, N]` in physical units, one number a sample: `[n]`

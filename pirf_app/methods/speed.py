@@ -14,8 +14,8 @@ from ..diffusion.sampler import initial_noise, start
 from ..models.checkpoint import Checkpoint
 from ..training.config import TuningConfig
 from ..training.events import DivergedError
-from .pidm import PART
-from .registry import find_method
+from ..training.pretraining import PART
+from .registry import DEFAULT, find_method
 
 LONG = 0.6  # seconds for each thing that is timed
 HELD_STEPS = 8  # that the graph of a measured update goes through, of all its samples together
@@ -75,15 +75,15 @@ def _quickest(work: Callable[[], Iterable]) -> Generator[None, None, float]:
 
 
 def measure_speed(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
+    base: Checkpoint, config: TuningConfig, method: str = DEFAULT, device: str | torch.device = "cpu"
 ) -> Speed:
     """Times a few samples of `config`'s work on `device`, on states of noise: two or three seconds."""
-    (speed,) = deque(measuring(base, config, method, device), 1)
-    return speed
+    found = [speed for speed in measuring(base, config, method, device) if speed is not None]
+    return found[-1]
 
 
 def measuring(
-    base: Checkpoint, config: TuningConfig, method: str = "pirf", device: str | torch.device = "cpu"
+    base: Checkpoint, config: TuningConfig, method: str = DEFAULT, device: str | torch.device = "cpu"
 ) -> Iterator[Speed | None]:
     """`measure_speed` in pieces of a second or so, for those who share a machine: None after each of them, and last
     what was found. No more steps of samples are held at once than a run with a small K holds of a few samples."""
@@ -91,7 +91,7 @@ def measuring(
     few = replace(config, batch=n, validation=n, pool=max(n, len(config.pool_steps)))
     # At a rate with which nothing can diverge.
     run = find_method(method).tuning(base, replace(few, learning_rate=1e-8), alone_on(device))
-    yield
+    yield None
     shape = (len(run.pde.channels), base.info.resolution, base.info.resolution)
     sigma = torch.tensor(run.model.handover)
     x = start(run.model.base, initial_noise(n, shape, 0).to(device), sigma).x
@@ -107,7 +107,7 @@ def measuring(
         yield from (None for _ in run.calibrate())
         with graph:
             deque(run.one_update(), 0)
-        yield
+        yield None
         update = yield from _quickest(run.one_update)
         validation = yield from _quickest(run.validate)
     except DivergedError:

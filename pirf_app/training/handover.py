@@ -32,7 +32,8 @@ class Handovers:
     def add(self, steps: int, **parts: Tensor | None) -> None:
         for name, new in parts.items():
             known = getattr(self, name)
-            known[steps] = new if known.get(steps) is None else torch.cat([known[steps], new])
+            before = known.get(steps)
+            known[steps] = new if before is None or new is None else torch.cat([before, new])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """For a file, by `name.part.steps`."""

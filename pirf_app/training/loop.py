@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..pdes.stencils import rms
 from .config import TuningConfig
 from .events import Event, PoolStep, TuningStep, Working
 from .handover import Handovers, draw
+from .optimisation import scheduled
 from .tuning import Tuning
 
 FIGURE = {"validation_residual": "residual_rms", "validation_solve_error": "solve_error_median"}
@@ -29,9 +30,11 @@ class TuningLoop(Tuning):
     update makes of a batch of it."""
 
     def __init__(self, base: Checkpoint, config: TuningConfig, workers: Team = ALONE):
-        sigmas = [base.info.schedule.with_steps(steps).sigmas() for steps in config.pool_steps]
-        super().__init__(base, config, max(levels[-1 - config.last_steps].item() for levels in sigmas), workers)
+        super().__init__(base, config, workers)
         self.validation = Handovers()
+
+    def first_level(self) -> float:
+        return max(self.schedule(n).sigmas()[-1 - self.config.last_steps].item() for n in self.config.pool_steps)
 
     @abstractmethod
     def draw_pool(self) -> Iterator[PoolStep]:
@@ -108,8 +111,7 @@ class TuningLoop(Tuning):
 
     def learning_rate(self) -> float:
         c = self.config
-        ramp = min(1.0, (self.update + 1) / c.warmup)
-        return c.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * self.update / c.updates))
+        return scheduled(c.learning_rate, (self.update + 1) / c.warmup, math.pi * self.update / c.updates)
 
     def one_update(self) -> Iterator[Working]:
         c, number = self.config, self.update + 1
@@ -127,21 +129,22 @@ class TuningLoop(Tuning):
             told += weight * parts
             done += len(rows)
         self.workers.add(self.parameters, told)
-        change = sum((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
+        changes = ((p - q).square().sum() for p, q in zip(self.parameters, self.start, strict=True))
+        change = sum(changes, start=torch.zeros((), device=self.workers.device))
         change = change / sum(p.numel() for p in self.parameters)
         (c.drift * change).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
+        norm = self.clip(c.clip)
         loss, anchor, square = told.tolist()
         if not all(map(math.isfinite, (loss, anchor, change.item(), norm.item()))):
             raise self._diverged(number)
-        rate = self.learning_rate()
-        self._step(rate)
+        rate = self.step()
         self.unreported = (loss, math.sqrt(square), anchor, math.sqrt(change.item()), rate)
         self.settled = self.events
 
     def _report(self) -> Iterator[Working | TuningStep]:
         """Validates where it is time to, and ends the update with its event."""
-        c, check = self.config, {}
+        c, check = self.config, dict[str, Any]()
+        assert self.unreported is not None  # an update was made
         if self.update % c.validate_every == 0 or self.update == c.updates:
             yield from self.validate()
             check, figure = self.checks["last"], FIGURE[c.best_by]
@@ -149,13 +152,15 @@ class TuningLoop(Tuning):
                 self.best, self.checks["best"] = [p.clone() for p in self.average], check
         measured, self.unreported = self.unreported, None
         figures = (check.get("residual_rms"), check.get("solve_error_median"), check.get("warning"))
-        yield TuningStep(self.update, c.updates, *measured, 0.0, *figures)
+        loss, residual, anchor, change, rate = measured
+        yield TuningStep(self.update, c.updates, loss, residual, anchor, change, rate, 0.0, *figures)
 
     @torch.no_grad()
-    def validate(self) -> Iterator[Working]:
+    def validate(self) -> Generator[Working, None, tuple[float, float]]:
         """Measures the averaged weights on held-out noise: `checks["last"]`, a row as `flags` takes it. Returns the
         mean loss and anchor."""
-        c, expert, done, found = self.config, self._expert(self.average), 0, []
+        c, expert, done = self.config, self._expert(self.average), 0
+        parts: list[Tensor] = []
         expert.autocast = False  # else what a machine computes fast decides which state is the best
         for steps, x in self.validation.x.items():
             for rows in self.workers.share(torch.arange(len(x))).split(c.chunk):
@@ -164,10 +169,10 @@ class TuningLoop(Tuning):
                 if len(rows) == 0:
                     continue
                 ends = self.finish(self.validation.state(steps, rows), steps, expert)
-                found.append(self._measured(ends, self.validation.sample[steps][rows]))
+                parts.append(self._measured(ends, self.validation.sample[steps][rows]))
                 done += len(rows)
-        found = torch.cat(self.workers.gather([part.cpu() for part in found]))
-        loss, anchor, residual, second, error = found.unbind(1)
+        measured = torch.cat(self.workers.gather([part.cpu() for part in parts]))
+        loss, anchor, residual, second, error = measured.unbind(1)
         row = {"update": self.update, "residual_rms": residual.square().mean().sqrt().item()}
         row |= {"second_residual_rms": second.square().mean().sqrt().item()}
         row |= {"solve_error_median": error.quantile(0.5).item()}
@@ -198,4 +203,5 @@ class TuningLoop(Tuning):
             return None
         steps, rows = next(iter(self.validation.x)), slice(0, n)
         after = self.finish(self.validation.state(steps, rows), steps, self._expert(self.average))
-        return tuple(self.pde.denormalise(x).cpu() for x in (self.validation.sample[steps][rows], after))
+        before = self.validation.sample[steps][rows]
+        return self.pde.denormalise(before).cpu(), self.pde.denormalise(after).cpu()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,11 +23,13 @@ from ..diffusion.prior import MAX_MODES, ModePrior, PriorConfig
 from ..diffusion.sampler import Schedule
 from ..models.checkpoint import CheckpointInfo, save_checkpoint
 from ..pdes import PDE
-from .run_state import load_run, of_this_version, restore, save_run
+from .optimisation import Optimisation, lay_out, scheduled
+from .run_state import of_this_version
 
 # The chunk of training data that the covariance is estimated from, and the pool of a PDE with a slow solver drawn;
 # updates count from 0 and never get there.
 PRIOR_CHUNK = 2**31
+PART = 32  # fields that are drawn at once: a whole trajectory of Kolmogorov flow
 
 
 @dataclass(frozen=True)
@@ -95,19 +98,21 @@ def network_for(pde: PDE, prior: bool = True, **size) -> NetworkConfig:
     """The network of the given size that suits `pde`: its channels, padding, row waves and hints; with a `ModePrior`,
     or for EDM's scalar variance."""
     channels, hints = len(pde.channels), pde.hint_channels if prior else 0
-    padding = tuple("circular" if around else "zeros" for around in pde.periodic)
+    rows, columns = ("circular" if around else "zeros" for around in pde.periodic)
     seen = channels * (2 if prior else 1) + hints
     return NetworkConfig(
-        in_channels=seen, out_channels=channels, padding=padding, row_waves=pde.row_waves, hints=hints, **size
+        in_channels=seen, out_channels=channels, padding=(rows, columns), row_waves=pde.row_waves, hints=hints, **size
     )
 
 
-class Pretraining:
+class Pretraining(Optimisation):
     """State of a run: the model, its weight average and the optimiser. Iterate `run()`; `save`/`load` resume it.
 
     It trains on fresh solver data, or on a pool of normalised fields `[n, c, N, N]` (float32, on any device): one that
     is given, which `save` then leaves out, or its own for a PDE with a slow solver. No more modes are kept than the
     grid has, and one where there is no prior. Raises InputError for a network or a prior that does not fit."""
+
+    kind, mark = "pre-training", "network"
 
     def __init__(
         self,
@@ -122,14 +127,13 @@ class Pretraining:
         chosen = bases(pde) if config.prior_box else ()
         prior = PriorConfig(config.prior_box, chosen).check(len(pde.channels), network.resolution)
         check_fits(pde, network, prior)
-        self.pde, self.config, self.workers = pde, config, workers
+        self.pde, self.config = pde, config
         torch.manual_seed(config.seed)
-        self.model = Denoiser(network, prior, pde.hints).to(self.workers.device)
-        self.model.autocast = native_bfloat16(self.workers.device)
+        self.model = Denoiser(network, prior, pde.hints).to(workers.device)
+        self.model.autocast = native_bfloat16(workers.device)
         self.ema = deepcopy(self.model)
-        self.optimiser = torch.optim.Adam(self.model.network.parameters(), config.learning_rate, betas=(0.9, 0.99))
-        self.update = 0
-        self.seconds = 0.0
+        averaged = [*self.ema.network.parameters()]
+        super().__init__([*self.model.network.parameters()], averaged, config.learning_rate, workers)
         self.pool, self.pool_given = pool, pool is not None
         self.ahead: dict[int, Tensor] = {}
 
@@ -175,8 +179,11 @@ class Pretraining:
     def learning_rate(self) -> float:
         c = self.config
         seen = self.update * c.batch
-        ramp = min(1.0, (seen + c.batch) / c.warmup_samples)
-        return c.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * min(1.0, seen / c.samples)))
+        return scheduled(c.learning_rate, (seen + c.batch) / c.warmup_samples, math.pi * min(1.0, seen / c.samples))
+
+    def retention(self) -> float:
+        half_life = min(self.config.ema_samples, 0.1 * self.update * self.config.batch)
+        return 0.5 ** (self.config.batch / half_life)
 
     def run(self) -> Iterator[PretrainStep]:
         """Yields after every update until `samples` have been seen."""
@@ -186,16 +193,13 @@ class Pretraining:
             self.pool = training_data(self.pde, size, resolution, c.seed, PRIOR_CHUNK)
         if self.update == 0:
             self.fit_prior()
-        self.model = self.model.to(memory_format=torch.channels_last)
+        lay_out(self.model, torch.channels_last)
         while self.update * c.batch < c.samples:
             start = time.perf_counter()
             draw = torch.Generator().manual_seed(derived_seed(c.seed, TRAINING_NOISE, self.update))
             clean = self.batch(draw).to(self.workers.device)
             noise = self.noise(clean.shape, draw)
             sigma = (torch.randn(c.batch, generator=draw) * c.noise_std + c.noise_mean).exp().to(self.workers.device)
-            rate = self.learning_rate()
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
             mine = self.workers.share(torch.arange(c.batch, device=self.workers.device))
             self.optimiser.zero_grad()
             loss = torch.zeros(1, device=self.workers.device)
@@ -203,39 +207,27 @@ class Pretraining:
                 share = len(mine) / c.batch * self.model.loss(clean[mine], noise[mine], sigma[mine])
                 share.backward()
                 loss += share.detach()
-            self.workers.add(list(self.model.network.parameters()), loss)
-            torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), 1.0)
-            self.optimiser.step()
-            self.update += 1
-            self._average()
+            self.workers.add(self.parameters, loss)
+            self.clip(1.0)
+            rate = self.step()
             self.seconds += time.perf_counter() - start
             yield PretrainStep(self.update, self.update * c.batch, loss.item(), rate, self.seconds)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        half_life = min(self.config.ema_samples, 0.1 * self.update * self.config.batch)
-        keep = 0.5 ** (self.config.batch / half_life)
-        for averaged, current in zip(self.ema.network.parameters(), self.model.network.parameters(), strict=True):
-            averaged.lerp_(current, 1 - keep)
-
-    def save(self, path: Path) -> None:
-        """Everything that `load` needs, replaced atomically."""
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        if self.pool is not None and not self.pool_given:
-            tensors["pool"] = self.pool
+        return tensors | ({} if self.pool is None or self.pool_given else {"pool": self.pool})
+
+    def _meta(self) -> dict[str, Any]:
         meta = {"update": self.update, "seconds": self.seconds, "config": asdict(self.config)}
         meta |= {"network": self.model.config.to_dict(), "pde": self.pde.name}
-        meta |= {"parameters": dict(self.pde.own_parameters), "pool_given": self.pool_given}
-        save_run(path, tensors, self.optimiser, meta)
+        return meta | {"parameters": dict(self.pde.own_parameters), "pool_given": self.pool_given}
 
     @classmethod
-    def load(cls, pde: PDE, path: Path, workers: Team = ALONE, pool: Tensor | None = None) -> "Pretraining":
+    def load(cls, pde: PDE, path: Path, workers: Team = ALONE, pool: Tensor | None = None) -> Self:
         """The run that `save` wrote, on the `pool` that it was given if it was. Raises InputError if the file is
         damaged or another PDE's."""
-        tensors, optimiser, meta = load_run(path)
-        if "network" not in meta:
-            raise InputError(f"{path} is not the state of a pre-training run")
+        tensors, optimiser, meta = cls._read(path)
         with of_this_version(path):
             if meta["pde"] != pde.name:
                 raise InputError(f"{path} is a run on {meta['pde']}, not on {pde.name}")
@@ -246,12 +238,14 @@ class Pretraining:
                     f"{path} is a run on {'fresh' if pool is not None else 'given'} data: resume it on such"
                 )
             run = cls(pde, NetworkConfig.from_dict(meta["network"]), PretrainConfig(**meta["config"]), workers, pool)
-            for prefix, model in (("model.", run.model), ("ema.", run.ema)):
-                model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            restore(run.optimiser, optimiser)
-            run.update, run.seconds = meta["update"], meta["seconds"]
-        run.pool = tensors.get("pool", pool)
+            run._take(tensors, optimiser, meta)
         return run
+
+    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict[str, Any]) -> None:
+        for prefix, model in (("model.", self.model), ("ema.", self.ema)):
+            model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        self.pool = tensors.get("pool", self.pool)
+        super()._take(tensors, optimiser, meta)
 
     def info(self, figures: dict | None = None) -> CheckpointInfo:
         """Metadata of the checkpoint that the averaged weights make."""

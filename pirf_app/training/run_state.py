@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..common.checks import InputError, shown
+from ..common.parallel import Team
 from ..common.tensor_file import write_tensors
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -69,6 +71,16 @@ class StoppedError(Exception):
         self.number = number
 
 
+class Resumable(Protocol):
+    """A run as `Saves` sees it."""
+
+    workers: Team
+
+    def run(self) -> Iterator[Any]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
 class Saves:
     """Keeps the state of a training run in the file `state`: every `interval` seconds while `events` are read, and at
     the end of a `with` block around that; by one process of a team.
@@ -78,11 +90,12 @@ class Saves:
     good block ends in InputError. SIGINT and SIGTERM end the run after the event at work, so that the state is that of
     whole updates, and at once when they come again: the block ends in StoppedError."""
 
-    def __init__(self, run, state: Path, interval: float, tell: Callable[[str], None]):
+    def __init__(self, run: Resumable, state: Path, interval: float, tell: Callable[[str], None]):
         check_interval(interval)
         self.run, self.state, self.interval, self.tell = run, state, interval, tell
-        self.begun, self.failing, self.signal = False, False, None
-        self.handlers: dict = {}
+        self.begun = self.failing = False
+        self.signal: int | None = None
+        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Saves":
         if threading.current_thread() is threading.main_thread():  # no other one may ask for signals

@@ -2,12 +2,13 @@
 and the best state, events, files."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from math import isclose
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,55 +20,60 @@ from ..diffusion.guidance import GuidedDenoiser
 from ..diffusion.two_stage import TunedDenoiser
 from ..models.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from ..pdes import PDE
+from .config import TuningConfig
 from .events import DivergedError, Event, TuningStep
-from .run_state import load_run, of_this_version, restore, save_run
+from .optimisation import Optimisation, lay_out
+from .run_state import load_run, of_this_version
 
 STATES = ("last", "best")
-KEPT = ("update", "seconds", "checks", "unreported")  # of a run, as JSON
 
 
-class Tuning(ABC):
-    """State of a run that starts from a checkpoint, a base one or a tuned one, and tunes the steps from noise level
-    `handover` on. Iterate `run()`; `save`/`load` resume it; `result` is the tuned model, `export` writes it.
+class Tuning(Optimisation):
+    """State of a run that starts from a checkpoint, a base one or a tuned one, and tunes the steps from the noise level
+    `first_level` on. Iterate `run()`; `save`/`load` resume it; `result` is the tuned model, `export` writes it.
 
     With a team of several processes each takes its share of every batch, and all end with the same weights. A method
     gives its name, its config class and the events of a run. Raises InputError for a recipe that does not fit."""
 
     method: str
-    config_class: type
+    config_class: type[TuningConfig]
+    kind, mark = "fine-tuning", "parent"
+    kept = (*Optimisation.kept, "checks", "unreported")
 
-    def __init__(self, base: Checkpoint, config, handover: float, workers: Team = ALONE):
-        self.base, self.config, self.workers = base, config, workers
+    def __init__(self, base: Checkpoint, config: TuningConfig, workers: Team = ALONE):
+        self.base, self.config = base, config
         self.pde: PDE = base.problem
         if isinstance(base.denoiser, GuidedDenoiser):
             raise InputError(f"{base.info.method} is a way to sample the baseline: start from base")
-        tuned = isinstance(base.denoiser, TunedDenoiser)
-        if tuned and not isclose(handover, base.denoiser.handover, rel_tol=1e-5):
+        tuned = base.denoiser if isinstance(base.denoiser, TunedDenoiser) else None
+        handover = self.first_level()
+        if tuned and not isclose(handover, tuned.handover, rel_tol=1e-5):
             raise InputError(
-                f"the checkpoint was tuned from noise level {base.denoiser.handover:.3g} on, and a run that goes on "
+                f"the checkpoint was tuned from noise level {tuned.handover:.3g} on, and a run that goes on "
                 f"from it must do the same, not {handover:.3g}: choose its last_steps and pool_steps"
             )
         self.frozen = base.base_denoiser
         self.model = TunedDenoiser(deepcopy(self.frozen), handover).to(workers.device)
         if tuned:
-            self.model.expert.load_state_dict(base.denoiser.expert.state_dict())
+            self.model.expert.load_state_dict(tuned.expert.state_dict())
         self.model.autocast = denoiser.native_bfloat16(workers.device) or self.frozen.autocast
         self.model.base.requires_grad_(False)
         # torch 2.13 crashes in the backward pass of a partly frozen network in channels_last on the CPU.
-        self.model.expert.to(memory_format=torch.contiguous_format)
-        self.parameters = self.model.expert.network.freeze(config.trainable)
-        self.start = [p.detach().clone() for p in self.parameters]
-        self.average = [p.detach().clone() for p in self.parameters]
+        lay_out(self.model.expert, torch.contiguous_format)
+        parameters = self.model.expert.network.freeze(config.trainable)
+        self.start, average = ([p.detach().clone() for p in parameters] for _ in range(2))
+        super().__init__(parameters, average, config.learning_rate, workers)
         self.best: list[Tensor] | None = None
-        self.optimiser = torch.optim.Adam(self.parameters, config.learning_rate, betas=(0.9, 0.99))
         self.checks: dict[str, dict] = {}
-        self.update = 0
-        self.seconds = 0.0
         # Events so far, and how many of them there were when what `save` keeps last changed: those that come after
         # are repeated by a run that goes on from the file.
         self.events = self.settled = 0
-        self.unreported: tuple[float, ...] | None = None
-        self._finite: tuple[list[Tensor], ...] | None = None
+        self.unreported: tuple[float, float, float, float, float] | None = None
+        self._finite: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @abstractmethod
+    def first_level(self) -> float:
+        """The noise level that the tuned weights take over at: the handover."""
 
     @abstractmethod
     def _events(self) -> Iterator[Event]:
@@ -96,16 +102,12 @@ class Tuning(ABC):
             began = time.perf_counter()
 
     @torch.no_grad()
-    def _step(self, rate: float) -> None:
-        """One step of the optimiser and of the weight average."""
-        self._finite = tuple([p.clone() for p in tensors] for tensors in (self.parameters, self.average))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.update += 1
-        keep = min(self.config.ema, 1 - 1 / (1 + self.update))
-        for averaged, current in zip(self.average, self.parameters, strict=True):
-            averaged.lerp_(current, 1 - keep)
+    def step(self) -> float:
+        self._finite = [p.clone() for p in self.parameters], [p.clone() for p in self.average]
+        return super().step()
+
+    def retention(self) -> float:
+        return min(self.config.ema, 1 - 1 / (1 + self.update))
 
     def _diverged(self, number: int) -> DivergedError | InputError:
         """What to raise at update `number`; takes back the one that led there."""
@@ -120,7 +122,7 @@ class Tuning(ABC):
         return DivergedError(f"tuning diverged at update {number}: try a lower learning rate")
 
     @torch.no_grad()
-    def _expert(self, weights: list[Tensor]) -> denoiser.Denoiser:
+    def _expert(self, weights: Sequence[Tensor]) -> denoiser.Denoiser:
         expert = deepcopy(self.model.expert).eval()
         for parameter, value in zip((p for p in expert.parameters() if p.requires_grad), weights, strict=True):
             parameter.copy_(value)
@@ -133,7 +135,8 @@ class Tuning(ABC):
             raise InputError(f"the state must be one of {', '.join(STATES)}, not {shown(which)}")
         if which == "best" and self.best is None:
             raise InputError("there is no best state before the first validation")
-        expert = self._expert(self.average if which == "last" else self.best).to(next(self.frozen.parameters()))
+        weights = self.best if which == "best" and self.best is not None else self.average
+        expert = self._expert(weights).to(next(self.frozen.parameters()))
         expert.autocast = self.frozen.autocast
         return TunedDenoiser(self.frozen, self.model.handover, expert)
 
@@ -145,8 +148,8 @@ class Tuning(ABC):
         if begun.parent is not None:
             recipe["began_with"] = self.base.sha256
         parent = begun.parent or self.base.sha256
-        changes = {"method": self.method, "parent": parent, "handover": self.model.handover, "recipe": recipe}
-        return replace(begun, **changes, figures=figures or {})
+        changed = replace(begun, method=self.method, parent=parent, handover=self.model.handover, recipe=recipe)
+        return replace(changed, figures=figures or {})
 
     def export(self, path: Path, figures: dict | None = None, which: str = "last") -> str:
         """Writes the tuned checkpoint, the last state or the best, and returns its SHA-256. Raises InputError before
@@ -155,29 +158,27 @@ class Tuning(ABC):
             raise InputError("nothing has been tuned yet, so there is nothing to write")
         return save_checkpoint(path, self.result(which), self.info(figures, which))
 
-    def _weights(self) -> dict[str, list[Tensor]]:
+    def _weights(self) -> dict[str, Sequence[Tensor]]:
         return {"parameter": self.parameters, "average": self.average, "best": self.best or []}
 
-    def save(self, path: Path) -> None:
-        """Everything that `load` needs, what it has drawn included, replaced atomically."""
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{i}": p for name, values in self._weights().items() for i, p in enumerate(values)}
-        tensors |= self.drawn()
+        return tensors | self.drawn()
+
+    def _meta(self) -> dict[str, Any]:
         meta = {"method": self.method, "config": asdict(self.config), "parent": self.base.sha256}
-        meta |= {name: getattr(self, name) for name in KEPT} | {"events": self.settled}
-        save_run(path, tensors, self.optimiser, meta)
+        return meta | {name: getattr(self, name) for name in self.kept} | {"events": self.settled}
 
     @classmethod
-    def load(cls, base: Checkpoint, path: Path, workers: Team = ALONE) -> "Tuning":
+    def load(cls, base: Checkpoint, path: Path, workers: Team = ALONE) -> Self:
         """The run that `save` wrote. Raises InputError if it cannot be continued from this checkpoint."""
-        tensors, optimiser, meta = load_run(path)
-        if "parent" not in meta:
-            raise InputError(f"{path} is not the state of a fine-tuning run")
+        tensors, optimiser, meta = cls._read(path)
         if meta["parent"] != base.sha256:
             raise InputError(f"{path} is a run on another base checkpoint")
         with of_this_version(path):
             if meta["method"] != cls.method:
                 raise InputError(f"{path} is a run of the method {shown(meta['method'])}, not {cls.method}")
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
             run = cls(base, cls.config_class(**values), workers)
             run._take(tensors, optimiser, meta)
         return run
@@ -188,13 +189,11 @@ class Tuning(ABC):
             self._take(*load_run(path))
 
     @torch.no_grad()
-    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict) -> None:
+    def _take(self, tensors: dict[str, Tensor], optimiser: dict[int, dict[str, Tensor]], meta: dict[str, Any]) -> None:
         self.best = [p.clone() for p in self.start] if "best.0" in tensors else None
         for name, values in self._weights().items():
             for i, value in enumerate(values):
                 value.copy_(tensors[f"{name}.{i}"])
         self.take_drawn(tensors)
-        for name in KEPT:
-            setattr(self, name, meta[name])
+        super()._take(tensors, optimiser, meta)
         self.events = self.settled = meta["events"]
-        restore(self.optimiser, optimiser)

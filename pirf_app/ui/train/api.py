@@ -4,11 +4,14 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import gradio as gr
 
 from ...common.checks import InputError
-from ...methods.registry import SETTINGS, find_method
+from ...common.signatures import spelled_out
+from ...methods.presets import PRESETS
+from ...methods.registry import DEFAULT, METHODS, SETTINGS, default_of, find_method
 from ...training.events import TuningStep
 from ..serving.lanes import Lanes, Place, queued
 from ..serving.offered import beginning
@@ -19,6 +22,38 @@ from .run import FAILED, TrainingRun
 
 TELL_SECONDS = 1.0
 log = logging.getLogger(__name__)
+
+
+DESCRIPTION = """Fine-tunes a copy of a model by a method: with `preset` for about that time, or with `updates`;
+whatever else is given is kept. Streams how the run stands, and ends with the same, the history, and the `.safetensors`
+file; the session that called may name the result in `/compare`.
+
+`phase` is waiting, drawing or tuning while it goes on. The last one is complete, stopped or diverged (what was learned
+by then is in the file); or refused, failed, stopped or diverged where there is nothing, and no file. Then `message`
+says why, and the call ends with that as its error.
+
+Parameters:
+"""
+REQUEST = {
+    "pde": "the benchmark",
+    "method": "one of " + ", ".join(f"{name} ({m.title}, {m.does}, {m.source})" for name, m in METHODS.items()),
+    "preset": f"one of {', '.join(PRESETS)}: what fits that time at this machine's speed",
+    "start": "the model to start from: base, or one of your own (my:NAME)",
+    "name": "of the result; chosen for you unless given",
+}
+
+
+def description() -> str:
+    """The endpoint in words, with all its parameters, as gradio reads them from a docstring."""
+    said = REQUEST | {name: about(name) for name, known in SETTINGS.items() if known.label}
+    return DESCRIPTION + "\n".join(f"    {name}: {text}" for name, text in said.items())
+
+
+def about(name: str) -> str:
+    """A setting in words: what it is, its bounds, its default by method."""
+    known = SETTINGS[name]
+    text = " (may be text)" if known.is_long else ", as text" if known.kind is tuple else ""
+    return f"{known.help}: {known.narrowed.bounds}{text}; default {default_of(name)}"
 
 
 def row(step: TuningStep | None) -> dict | None:
@@ -56,41 +91,23 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
 
     def finetune(
         pde: str,
-        method: str = "pirf",
+        method: str = DEFAULT,
         preset: str | None = None,
         updates: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         start: str = "base",
-        trainable: str | None = None,
-        last_steps: int | None = None,
-        pool_steps: str | None = None,
-        pool: int | None = None,
-        batch: int | None = None,
-        learning_rate: float | None = None,
-        drift: float | None = None,
-        norm: str | None = None,
-        residual_weight: float | None = None,
-        validation: int | None = None,
-        validate_every: int | None = None,
-        best_by: str | None = None,
         name: str = "",
         request: gr.Request = None,
+        **settings: Any,
     ) -> dict:
-        """Fine-tunes a copy of a model by a method (pirf, pidm): with `preset` (30s, 2m, 10m) for about that time, or
-        with `updates`; whatever else is given is kept. The seed may be text. Streams how the run stands, and ends with
-        the same, the history, and the `.safetensors` file; the session that called may name the result in `/compare`.
-
-        `phase` is waiting, drawing or tuning while it goes on. The last one is complete, stopped or diverged (what was
-        learned by then is in the file); or refused, failed, stopped or diverged where there is nothing, and no file.
-        Then `message` says why, and the call ends with that as its error."""
-        values = dict(locals())
+        values = settings | {"updates": updates, "seed": seed}
         visitor, run = visitors.of(request.session_hash), None
         try:
-            find_method(method).check_settings(k for k in SETTINGS if values.get(k) is not None)
+            find_method(method).check_settings(k for k, v in values.items() if v is not None)
             if preset:
                 base = beginning(visitor.models, pde, start)
                 config = recipes.preset(preset, base, method, values)
-                values = asdict(config) | {k: v for k, v in values.items() if v is not None and hasattr(config, k)}
+                values = asdict(config) | {k: v for k, v in values.items() if v is not None}
             elif updates is None:
                 raise InputError("give either a preset or a number of updates")
             run = prepare(visitor, recipes, pde, start, method, values, name)
@@ -126,4 +143,12 @@ def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dic
                 said = time.monotonic()
                 yield told(run)
 
-    gr.api(finetune, api_name="finetune", **limits)
+    signature = spelled_out(finetune, {k: known.entered for k, known in SETTINGS.items() if known.label}, "name")
+
+    def endpoint(*arguments: Any) -> Iterator[dict]:
+        yield from finetune(**signature.bind(*arguments).arguments)
+
+    text = description()
+    endpoint.__signature__, endpoint.__doc__ = signature, text
+    endpoint.__annotations__ = {k: parameter.annotation for k, parameter in signature.parameters.items()}
+    gr.api(endpoint, api_name="finetune", api_description=text, **limits)

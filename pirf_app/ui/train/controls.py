@@ -8,45 +8,40 @@ from typing import Any
 import gradio as gr
 
 from ...common.checks import InputError
-from ...methods.pirf import PirfConfig
 from ...methods.presets import trainable_parameters
-from ...methods.registry import METHODS
-from ...methods.rewards import NORMS
+from ...methods.registry import DEFAULT, METHODS, SETTINGS
 from ...models.checkpoint import Checkpoint
 from ...models.library import AnyLibrary
 from ...pdes import get_pde
-from ...training.config import BEST_BY, TuningConfig
+from ...training.config import LAYERS, TuningConfig
 from ..drawing import html
 from ..drawing.number_fields import number_field, read_number, written
 from ..serving.offered import begin_choices, beginning
 from .recipes import PRESET_TITLES
 from .run import TrainingRun
-from .run_html import FIGURES
 
-SUFFIX_TITLES = {"last": "Last layer", "highres": "High-resolution decoder", "decoder": "Decoder", "all": "All layers"}
-NORM_TITLES = {"two-norm": "two norms", "plain": "residual alone"}
 DEFAULT_PRESET = "2m"
-NUMBERS = {
-    "updates": "Updates",
-    "last_steps": "K, last steps",
-    "batch": "Batch",
-    "pool": "Pool",
-    "learning_rate": "Learning rate",
-    "warmup": "Warm-up",
-    "drift": "Drift weight",
-    "residual_weight": "Residual weight",
-    "anchor": "Anchor weight",
-    "error_weight": "Error weight",
-    "hold": "Hold weight",
-    "clip": "Clip gradient at",
-    "ema": "Average",
-    "validation": "Held-out",
-    "validate_every": "Check every",
-}
-# Side by side; no method has both of the last two of the third row.
-ROWS = ("batch pool", "learning_rate warmup", "drift residual_weight anchor", "error_weight hold", "clip ema")
-ROWS += ("validation validate_every",)
-FIRST = next(iter(METHODS))
+FIRST = ("updates", "last_steps", "trainable")  # always in sight; the others are in an accordion, numbers two a row:
+ORDER = ("batch", "pool", "learning_rate", "warmup", "validation", "validate_every", "clip", "ema", "drift")
+OFFERED = {name: known for name, known in SETTINGS.items() if known.label}
+NUMBERS = [name for name, known in OFFERED.items() if known.is_number]
+
+
+def rows() -> list[list[str]]:
+    """The numbers of the accordion, as they stand side by side: those of all methods first, in `ORDER` as far as that
+    goes. Those of a few methods take turns where only one of them is seen."""
+    place = {name: at for at, name in enumerate(ORDER)}
+    numbers = sorted(set(NUMBERS) - set(FIRST), key=lambda name: (place.get(name, len(place)), NUMBERS.index(name)))
+    shared = [name for name in numbers if all(name in kind.settings for kind in METHODS.values())]
+    found, seen = [shared[at : at + 2] for at in range(0, len(shared), 2)], set(shared)
+    half = len(shared) % 2
+    beside: list[str] = []
+    for kind in METHODS.values():
+        own = [name for name in numbers if name in kind.settings and name not in seen]
+        seen |= set(own)
+        beside += own[:half]
+        found += [own[at : at + 2] for at in range(half, len(own), 2)]
+    return [[*row, *beside] if len(row) == 1 and row[0] in shared else row for row in found]
 
 
 def count(number: int) -> str:
@@ -57,24 +52,20 @@ class TrainControls:
     """Builds the controls inside an open `gr.Blocks` context. `fields` are those of the recipe, by name."""
 
     def __init__(self, library: AnyLibrary, models: dict[str, list[str]], pde: str):
-        config = PirfConfig()
         with gr.Group():
             titles = [(get_pde(name).title, name) for name in models]
             self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="train-pde", filterable=False)
             look = {"label": "Start from", "filterable": False, "elem_id": "train-begin"}
             self.begin = gr.Dropdown(**begin_choices(library, pde), **look)
             titles = [(m.title, name) for name, m in METHODS.items()]
-            self.method = gr.Dropdown(titles, value=FIRST, label="Method", filterable=False, elem_id="train-method")
+            self.method = gr.Dropdown(titles, value=DEFAULT, label="Method", filterable=False, elem_id="train-method")
         with gr.Group():
             titles = [(title, name) for name, title in PRESET_TITLES.items()]
             self.preset = gr.Radio(titles, value=DEFAULT_PRESET, label="Time to spend", elem_id="presets")
             with gr.Row(elem_classes="pair"):
-                first = ("updates", "last_steps")
-                self.fields = {name: self.number_field(name, getattr(config, name)) for name in first}
+                self.fields = {name: self.field(name) for name in FIRST if name in NUMBERS}
             sizes = self.trainable_choices(self.start(library, pde))
-            self.fields["trainable"] = gr.Dropdown(
-                **sizes, label="Trainable layers", filterable=False, elem_id="train-trainable"
-            )
+            self.fields["trainable"] = self.field("trainable", **sizes)
             self.name = gr.Textbox(
                 "", label="Name of the result", placeholder="chosen for you", max_lines=1, elem_id="train-name"
             )
@@ -83,31 +74,26 @@ class TrainControls:
 
     def build_advanced(self) -> None:
         """Further controls, in an accordion of their own."""
-        config = PirfConfig()
+        several = [name for name, known in OFFERED.items() if known.kind is tuple]
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            self.build_recipe(config)
-
-    def build_recipe(self, config: PirfConfig) -> None:
-        self.fields["pool_steps"] = gr.Textbox(
-            ",".join(map(str, config.pool_steps)),
-            label="Sampler steps",
-            max_lines=1,
-            elem_id="train-pool_steps",
-        )
-        for row in ROWS:
-            with gr.Row(elem_classes="pair"):
-                for name in row.split():
-                    value = next(getattr(m.config, name) for m in METHODS.values() if name in m.settings)
-                    self.fields[name] = self.number_field(name, value, visible=name in METHODS[FIRST].settings)
-        titles = [(NORM_TITLES.get(norm, norm), norm) for norm in NORMS]
-        self.fields["norm"] = gr.Dropdown(titles, value=config.norm, label="Reward norm", filterable=False)
-        titles = [(FIGURES.get(name, name), name) for name in BEST_BY]
-        self.fields["best_by"] = gr.Dropdown(titles, value=config.best_by, label="Best state by", filterable=False)
-        self.fields["seed"] = gr.Textbox(str(config.seed), label="Seed", max_lines=1, elem_id="train-seed")
+            self.fields |= {name: self.field(name) for name in several}
+            for row in rows():
+                with gr.Row(elem_classes="pair"):
+                    self.fields |= {name: self.field(name) for name in row}
+            self.fields |= {name: self.field(name) for name in OFFERED if name not in self.fields}
 
     @staticmethod
-    def number_field(name: str, value: float, **look) -> gr.Textbox:
-        return number_field(value, label=NUMBERS[name], min_width=80, elem_id=f"train-{name}", **look)
+    def field(name: str, **look) -> gr.Textbox | gr.Dropdown:
+        """The control of a setting, with the default of the first method that has it."""
+        known = OFFERED[name]
+        value = next(getattr(m.config, name) for m in METHODS.values() if name in m.settings)
+        look = {"label": known.label, "elem_id": f"train-{name}", "visible": name in METHODS[DEFAULT].settings} | look
+        if known.choices:
+            choices = {"choices": [(title, choice) for choice, title in known.choices.items()], "value": value}
+            return gr.Dropdown(**choices | {"filterable": False} | look)
+        if known.is_number:
+            return number_field(value, min_width=80, **look)
+        return gr.Textbox(known.written(value), max_lines=1, **look)
 
     @property
     def inputs(self) -> list:
@@ -141,9 +127,9 @@ class TrainControls:
 
     def written(self, config: TuningConfig) -> dict[str, Any]:
         """The fields that a recipe has, as the page shows them."""
-        write = dict.fromkeys(NUMBERS, written) | {"pool_steps": lambda steps: ",".join(map(str, steps)), "seed": str}
-        write["ema"] = lambda share: written(round(share, 4))
-        return {k: write.get(k, lambda v: v)(getattr(config, k)) for k in self.fields if hasattr(config, k)}
+        found = {name: getattr(config, name) for name in self.fields if hasattr(config, name)}
+        numbers = {name: written(value) for name, value in found.items() if name in NUMBERS}
+        return {name: OFFERED[name].written(value) for name, value in found.items()} | numbers
 
     def of_run(self, library: AnyLibrary, run: TrainingRun) -> dict:
         """Updates that show what a run was started with."""
@@ -177,8 +163,8 @@ class TrainControls:
             return None
 
     @staticmethod
-    def trainable_choices(base: Checkpoint | None, chosen: str = PirfConfig().trainable) -> dict:
+    def trainable_choices(base: Checkpoint | None, chosen: str = TuningConfig.trainable) -> dict:
         """The suffixes of the network, with how many parameters each of them has."""
         sizes = trainable_parameters(base) if base else {}
-        titles = {k: f"{title} ({count(sizes[k])})" if k in sizes else title for k, title in SUFFIX_TITLES.items()}
+        titles = {k: f"{title} ({count(sizes[k])})" if k in sizes else title for k, title in LAYERS.items()}
         return {"choices": [(title, name) for name, title in titles.items()], "value": chosen}

@@ -2,17 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...common.checks import MAX_SEED, whole_list, whole_number
 from ...common.memory import free_memory, return_freed_memory
-from ...evaluation.comparison import STEPS_RANGE
-from ...methods.presets import Estimate, check_fits, chunk_for, estimate, preset
+from ...methods.presets import SAMPLER, Estimate, check_fits, chunk_for, estimate, preset
 from ...methods.registry import find_method
 from ...methods.speed import Speed
 from ...models.checkpoint import Checkpoint
+from ...training.config import TuningConfig
 from ..serving import gpu_training
 from ..serving.lanes import Lanes, Line
 
@@ -20,31 +19,15 @@ LIMIT_SECONDS = 3600.0
 SPEED_LASTS, JUST_NOW = 120.0, 1.0  # seconds
 MEMORY_SHARE = 0.5  # of what is free now
 PRESET_TITLES = {"30s": "30 seconds", "2m": "2 minutes", "10m": "10 minutes"}
-KEPT_BY_PRESETS = ("trainable", "last_steps", "pool_steps", "drift", "anchor", "residual_weight")
-KEPT_BY_PRESETS += ("norm", "best_by", "seed")
-SAMPLER = ("last_steps", "pool_steps")  # where the tuned steps begin: a tuned model has to go on there
-WHOLE = ("updates", "pool", "batch", "warmup", "validate_every", "validation")
-MOST_LAST_STEPS = 10  # the command line takes more; here a single update must not keep others waiting
 
 
-def config_of(method: str, values: Mapping[str, Any]) -> Any:
+def config_of(method: str, values: Mapping[str, Any]) -> TuningConfig:
     """The recipe that `values` ask for; a method takes those that it knows, and None stands for its default.
 
     Raises InputError."""
     kind = find_method(method)
-    known = kind.settings
-    chosen = {name: value for name, value in values.items() if name in known and value is not None and value != ""}
-    for name in WHOLE:
-        if name in chosen:
-            chosen[name] = whole_number(name, chosen[name], 1, 10**6)
-    if "last_steps" in chosen:
-        chosen["last_steps"] = whole_number("last_steps", chosen["last_steps"], 1, MOST_LAST_STEPS)
-    if "seed" in chosen:
-        chosen["seed"] = whole_number("seed", chosen["seed"], 0, MAX_SEED, text=True)
-    if "pool_steps" in chosen:
-        counts = whole_list("pool_steps", chosen["pool_steps"])
-        chosen["pool_steps"] = tuple(whole_number("a step count in pool_steps", k, *STEPS_RANGE) for k in counts)
-    return kind.config(**chosen)
+    given = {k: values[k] for k in kind.settings if k in values and values[k] is not None and values[k] != ""}
+    return kind.config(**{name: kind.settings[name].read(name, value) for name, value in given.items()})
 
 
 class Recipes:
@@ -83,14 +66,12 @@ class Recipes:
     ) -> Any:
         """The recipe that fits the time which `name` stands for at a speed as of `speed`, with what presets leave alone
         as in `values`."""
-        kept = config_of(method, {k: values.get(k) for k in self.kept(base)})
-        kept = {k: getattr(kept, k) for k in self.kept(base) if hasattr(kept, k)}
+        names = [k for k, known in find_method(method).settings.items() if not known.fitted]
+        names = [k for k in names if base.info.parent is None or k not in SAMPLER]
+        asked = config_of(method, {k: values.get(k) for k in names})
+        kept = {k: getattr(asked, k) for k in names}
         first = preset(name, base, Speed(1, 1, 1, 0), method, **kept)
         return preset(name, base, self.speed(base, method, first, lasts), method, **kept)
-
-    @staticmethod
-    def kept(base: Checkpoint) -> Iterable[str]:
-        return [k for k in KEPT_BY_PRESETS if base.info.parent is None or k not in SAMPLER]
 
     def estimate(self, base: Checkpoint, method: str, config: Any) -> Estimate:
         return estimate(base, config, self.speed(base, method, config))

@@ -5,15 +5,18 @@ from html import escape
 from ...common.text import duration, percent
 from ...evaluation.figures import SAME
 from ...methods.presets import Estimate
+from ...methods.registry import METHODS
 from ...pdes.stencils import rms
+from ...training.config import BEST_BY
 from ..drawing.html import as_sentence, grid_width, preview, problem, waiting
 from ..drawing.panels import Grid, Shown, log_residual, residual_range, still
 from .history import History, precise
 from .run import TrainingRun
 
-NOTHING = """<div class="empty"><b>No run yet.</b> Choose how long it may take and press Start. A copy of the model is
-tuned: by PIRF with the physics as a reward on its samples, by PIDM with the residual in the loss that it learned to
-denoise data with. You see reward or loss, residual and forward-solve error from the first update on, and samples from
+TUNED = ", ".join(f"by {method.title} {method.does}" for method in METHODS.values())
+NOTHING = f"""<div class="empty"><b>No run yet.</b> Choose how long it may take and press Start. A copy of the model is
+tuned: {TUNED}.
+You see reward or loss, residual and forward-solve error from the first update on, and samples from
 the same noise before and after. What it learns is yours: compare it with the others, download it, go on from it.
 </div>"""
 MEASURING = '<div class="caption">Measuring this machine, to fit the run to the time …</div>'
@@ -26,7 +29,6 @@ PILLS = {
     "diverged": ("Diverged", "bad"),
     "failed": ("Failed", "bad"),
 }
-FIGURES = {"validation_residual": "residual", "validation_solve_error": "forward-solve error"}
 
 
 def change(value: float | None, start: float | None) -> str:
@@ -114,7 +116,7 @@ def verdict(run: TrainingRun) -> str:
         f"On held-out noise the residual went from {start.validation_residual:.3g} to {last.validation_residual:.3g}, "
         f"the forward-solve error from {errors[0]} to {errors[1]}"
     )
-    figure = FIGURES[run.config.best_by]
+    figure = BEST_BY[run.config.best_by]
     if best.update == run.history.done:
         kept = "the last state is the best of those checked"
     else:
