@@ -15,11 +15,11 @@ from . import gpu, parts, thumbnails
 from .api import add_api
 from .api_finetune import add_finetune
 from .compare import SHOW_LINK, CompareTab
-from .events import PRIVATE, QUIET
+from .events import HEAR_INPUT, MOUNTED, PRIVATE, QUIET, all_of
 from .lane import Lanes
 from .models import problems, warm_up
 from .models_tab import ModelsTab
-from .restart import ON_MOUNT, Restart
+from .restart import WATCH, Restart
 from .theme import CSS, theme
 from .train import TRAIN, TrainTab
 from .train_style import TRAIN_CSS
@@ -100,7 +100,7 @@ def launch(demo: gr.Blocks, **options):
     return demo.launch(
         theme=theme(),
         css=CSS + TRAIN_CSS + thumbnails.css(),
-        js=ON_MOUNT,
+        js=all_of(HEAR_INPUT, WATCH, MOUNTED),  # run once all components are there
         max_file_size=MAX_BYTES,
         ssr_mode=False,
         footer_links=["api", "settings"],
