@@ -1,7 +1,7 @@
 """The page in a browser: what a visitor does, and what must not happen."""
 
 import pytest
-from browsing import PANELS
+from browsing import PANELS, settled
 from test_app_api import OFFERED
 
 from pirf_app.pdes import get_pde
@@ -88,7 +88,7 @@ def test_downloads_are_files_of_the_comparison_on_show(visit, tmp_path):
             name = download.value.suggested_filename
             if name == f"pirf-darcy-2steps-seed6.{kind}":
                 break
-            page.wait_for_timeout(500)
+            settled(page)
         assert name == f"pirf-darcy-2steps-seed6.{kind}"
         download.value.save_as(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 100
@@ -232,7 +232,7 @@ def test_frames_change_in_the_browser_without_computing(visit):
     page.wait_for_selector("#status .caption")
     run(page)
     page.wait_for_selector("#play")
-    page.wait_for_timeout(1000)  # for the files, which are asked for once the result is there
+    settled(page)  # the files are asked for once the result is there
     asked = []
     page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
     titled = "title => document.querySelector('#grid .annotation-text').textContent.startsWith(title)"

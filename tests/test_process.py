@@ -77,6 +77,28 @@ def test_what_a_crashed_server_left_goes_when_the_next_one_starts(tmp_path, tiny
             assert "kept.safetensors" in names
 
 
+FORKED = """
+import os, signal, sys, tempfile, time
+from pirf_app.ui.process import temporary_files
+with temporary_files():
+    folder = tempfile.mkdtemp()
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert os.path.isdir(folder)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_works_for_the_server_ends_alone(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, env=environment(tmp_path), timeout=120)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", ["monitoring", "monitoring/summary", "monitoring/x", "openapi.json"])
 def test_who_asked_for_what_is_not_for_strangers(server, path):
     Client(server, verbose=False).predict("poisson", ["base"], 2, 1, 0, api_name="/compare")

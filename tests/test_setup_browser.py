@@ -5,7 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from browsing import ask, count_of, enter, wait_for_state
+from browsing import ask, count_of, enter, settled, wait_for_state
 
 from pirf_app.ui.serving import gpu_training
 from pirf_app.ui.train import tab as train
@@ -47,6 +47,16 @@ def test_what_is_entered_counts_even_if_start_is_pressed_at_once(visitor):
     assert page.locator("#presets label.selected").count() == 0
 
 
+@pytest.mark.parametrize("name", ["updates", "pool_steps"])
+def test_what_is_deleted_counts_as_entered(visitor, name):
+    page = visitor()
+    page.locator("#advanced button").first.click()
+    page.wait_for_selector("#presets label.selected")
+    page.locator(f"#train-{name} input").press("End")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#presets label.selected", state="detached")
+
+
 def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch):
     page, measured, go, done = visitor(), gpu_training.speed, threading.Event(), []
 
@@ -58,12 +68,12 @@ def test_what_is_typed_while_the_machine_is_measured_stays(visitor, monkeypatch)
     monkeypatch.setattr(gpu_training, "speed", speed)
     page.click("#train-trainable input")
     page.get_by_role("option", name="Last layer").click()
-    page.click("#presets label:has-text('30 seconds')")
-    page.wait_for_timeout(500)
+    with page.expect_request("**/queue/join*"):
+        page.click("#presets label:has-text('30 seconds')")
     enter(page, "updates", UNPRESET)
     go.set()
     page.wait_for_function(f"document.querySelector('#estimate').innerText.includes('for {UNPRESET} updates')")
-    page.wait_for_timeout(1500)  # for the preset's recipe to come, and be left out
+    settled(page)  # the preset's recipe has come, and was left out
     assert len(done) == 1
     assert page.input_value("#train-updates input") == str(UNPRESET)
     assert f"for {UNPRESET} updates" in page.inner_text("#estimate")

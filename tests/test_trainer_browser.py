@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from browsing import ask, count_of, enter, wait_for_state
+from browsing import ask, count_of, enter, reload, settled, wait_for_state
 from conftest import LANES
 from safetensors.torch import load_file
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     page.wait_for_function("document.querySelector('#estimate').innerText.includes('Learning rate must be')")
     page.click("#train-start")
     page.wait_for_selector("#train-head .problem")
-    page.wait_for_timeout(1000)
+    settled(page)
     assert "Learning rate must be" in page.inner_text("#train-head")
     assert page.locator("#train-start").inner_text() == "Start"
     enter(page, "learning_rate", 0.001)
@@ -100,7 +100,7 @@ def test_what_cannot_be_done_is_said_and_what_is_there_stays(visitor, tmp_path):
     enter(page, "name", "a/b")
     page.click("#train-start")
     page.wait_for_selector("#train-head .problem")
-    page.wait_for_timeout(1000)
+    settled(page)
     assert "name has 1 to 40 letters" in page.inner_text("#train-head")
     assert page.locator("#train-stage .heatmaplayer image").count() > 0
     assert page.locator("#train-reset").is_enabled()
@@ -140,9 +140,8 @@ def test_a_page_that_is_loaded_again_has_its_run_and_its_models(visitor):
     ask(page, updates=1500, name="kept")
     page.click("#train-start")
     page.wait_for_function("parseInt(document.querySelector('.tile strong')?.innerText) > 3")
-    page.reload()
-    page.wait_for_timeout(200)
-    page.reload()  # while the first one is still on its way
+    page.reload(wait_until="commit")
+    reload(page)  # while the first one is still on its way
     page.get_by_role("tab", name="Train").click()
     wait_for_state(page, "Stopped")
     visitor.errors[:] = [text for text in visitor.errors if "abort" not in text and "errored out" not in text]

@@ -18,13 +18,13 @@ from .models.tab import ModelsTab
 from .serving import gpu
 from .serving.lanes import Lanes
 from .serving.offered import problems, warm_up
-from .serving.restart import ON_MOUNT, Restart
+from .serving.restart import WATCH, Restart
 from .serving.visitors import Visitors
 from .style import CSS, theme
 from .train.api import add_finetune
 from .train.tab import TRAIN, TrainTab
 from .train_style import TRAIN_CSS
-from .wiring import PRIVATE, QUIET
+from .wiring import HEAR_INPUT, MOUNTED, PRIVATE, QUIET, all_of
 
 PAPER = "https://arxiv.org/abs/2509.20570"
 HEADING = f"""<h1>PIRF: physics-informed reward fine-tuning</h1>
@@ -101,7 +101,7 @@ def launch(demo: gr.Blocks, **options):
     return demo.launch(
         theme=theme(),
         css=CSS + TRAIN_CSS + thumbnails.css(),
-        js=ON_MOUNT,
+        js=all_of(HEAR_INPUT, WATCH, MOUNTED),  # run once all components are there
         max_file_size=MAX_BYTES,
         ssr_mode=False,
         footer_links=["api", "settings"],

@@ -169,6 +169,8 @@ CSS = """
 .models thead th { font-size: 0.84rem; }
 .models td:nth-child(n + 7), .models thead th:nth-child(n + 7) { text-align: right; }
 .models code { font-size: 0.82rem; background: none; }
+#restarted { display: none; } #notice:not(:has(.problem)) { display: none; }
+#notice .html-container { padding: 0 2px !important; }
 @media (max-width: 860px) {
   #compare, #pde { width: calc(100% + 36px); margin: 0 -18px; }
   #compare { flex-direction: column; align-items: stretch; }

@@ -6,6 +6,13 @@ QUIET = PRIVATE | {"show_progress": "hidden"}
 COMPUTE = {"concurrency_id": "compute", "concurrency_limit": 16}
 SETUP = {"concurrency_id": "setup", "concurrency_limit": 4}  # what may take a second or two
 
+# Gradio's text field takes a pressed key for what is entered, and does not hear of what is deleted or pasted.
+HEAR_INPUT = """() => {
+    document.addEventListener("input", ({ target }) => {
+        if (target.matches("[data-testid=textbox]")) target.dispatchEvent(new KeyboardEvent("keypress"));
+    });
+}"""
+MOUNTED = "() => { document.documentElement.dataset.mounted = 'yes' }"  # for tests: now clicks are heard
 # On a narrow page the run is far below the button.
 INTO_VIEW = """() => {
     const head = document.querySelector("#train-head");
@@ -34,3 +41,8 @@ FITTED = """(fitted, preset, ...now) => {
     const { preset: asked, values } = JSON.parse(fitted || "{}");
     return asked && asked === preset ? values.map((value, i) => value ?? now[i]) : now;
 }"""
+
+
+def all_of(*scripts: str) -> str:
+    """Functions of JavaScript as one that calls them in turn."""
+    return "() => {" + "".join(f"({script})();" for script in scripts) + "}"

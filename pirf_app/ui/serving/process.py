@@ -97,8 +97,9 @@ def temporary_files() -> Iterator[None]:
     except OSError as error:
         raise ServingError(f"there is no room for temporary files ({error.strerror}): set TMPDIR to a folder") from None
     os.environ["GRADIO_TEMP_DIR"], tempfile.tempdir = str(folder / "gradio"), str(folder)
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    if hasattr(os, "register_at_fork"):  # a process that works for this one ends alone
+        os.register_at_fork(after_in_child=lambda: [signal.signal(*known) for known in before.items()])
     with lock:
         try:
             yield

@@ -12,8 +12,7 @@ import gradio as gr
 from ..drawing import html
 from ..wiring import PRIVATE, QUIET
 
-# Run once all components are there. `mounted` is for tests: what is clicked on before may not be heard.
-ON_MOUNT = """() => {
+WATCH = """() => {
     const { root, api_prefix, app_id } = window.gradio_config, store = "pirf-before", pause = 2000;
     const marks = {
         comparison: "#status .progress, #sweep-status .progress, #caption .computed",
@@ -33,7 +32,6 @@ ON_MOUNT = """() => {
         } catch {}  // it is not there: gradio waits for it
     };
     for (const act of ["pointerdown", "keydown", "visibilitychange"]) document.addEventListener(act, check, true);
-    document.documentElement.dataset.mounted = "yes";
     try {
         const before = JSON.parse(sessionStorage.getItem(store));
         sessionStorage.removeItem(store);
