@@ -254,6 +254,9 @@ class CompareTab:
             asked = links.from_query(library, query, self.controls.default)
         except InputError as error:
             return [html.problem(f"this link cannot be used: {error}")] + [gr.skip()] * (len(self.restored) - 1)
-        note = f"Settings from the link: {html.describe(asked)}. Press Run to compute them."
+        settings = self.controls.with_enough_steps(asked, library)
+        note = f"Settings from the link: {html.describe(settings)}. Press Run to compute them."
+        if settings.steps > asked.steps:
+            note += f" It asks for {asked.steps} steps, in which these models give no samples."
         told = f'<div class="caption">{note}</div>'
-        return [told, *self.controls.from_link(asked, library), links.to_query(asked)]
+        return [told, *self.controls.from_link(settings, library), links.to_query(settings)]
