@@ -13,7 +13,7 @@ from ...pdes import get_pde
 from ..drawing import axes
 from ..drawing.number_fields import number_field, written
 from ..serving.offered import equations, least_steps, offered, recommended
-from ..serving.visitors import Visitors
+from ..serving.server import Server
 from ..wiring import PRIVATE, QUIET
 from . import links
 from .sweep import MARKS, precomputed
@@ -27,8 +27,8 @@ class CompareControls:
 
     `first` are the settings of the comparison that the page opens on, if there is one."""
 
-    def __init__(self, visitors: Visitors, first: cmp.Settings | None):
-        self.visitors, self.library = visitors, visitors.shared
+    def __init__(self, server: Server, first: cmp.Settings | None):
+        self.visitors, self.library = server.visitors, server.library
         self.models = offered(self.library)
         pde = next(iter(self.models))
         self.default = first or cmp.Settings(pde, tuple(cmp.usual(self.models[pde])), 10, 4, 0)
