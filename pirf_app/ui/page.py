@@ -11,6 +11,8 @@ from ..evaluation.exports import FIRST_VIEW
 from ..hub.collection import Collection
 from ..models.checkpoint import MAX_BYTES
 from ..models.library import BUNDLED, Library
+from .check.api import add_check
+from .check.tab import CheckTab
 from .compare.api import add_api
 from .compare.tab import SHOW_LINK, CompareTab
 from .drawing import html, thumbnails
@@ -72,6 +74,8 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
                 training = TrainTab(server, tab.controls)
                 back = training.open(demo, train_tab)
+            with gr.Tab("Check", id="check", render_children=True):
+                CheckTab(server, tab.controls.first_pde)
             with gr.Tab("Models", id="models") as models:
                 listed = ModelsTab(server)
         chosen = tab.controls
@@ -85,6 +89,7 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)
         add_api(server)
+        add_check(server)
         add_finetune(server, training.recipes, TRAIN)
         demo.unload(away)
     # A process for a shared GPU is a copy of this one: threads at work then could leave locks shut. So models come
