@@ -19,6 +19,9 @@ __all__ = ["InputError", "Model", "generate", "load", "measure", "pde_names", "r
 # steps of four Darcy samples took 16 to 30 s beside five busy processes on two cores, and take 3 to 5 s with this.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# The solvers' small banded systems gain nothing from SciPy's own threads, which spin as well: beside two trainings a
+# solve at 128x128 took seconds with them, and takes 20 ms without.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from .interface import InputError, Model, generate, load, measure, pde_names, residual, solve, tune

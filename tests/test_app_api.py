@@ -44,6 +44,12 @@ def test_compare_gives_rows_floors_and_a_sentence(client, library):
     assert answer["sentence"].startswith("PIRF: ")
 
 
+def test_compare_computes_with_fewer_steps_than_give_samples_and_says_so(client):
+    answer = client.predict("darcy", ["base"], 3, 1, 0, api_name="/compare")
+    assert answer["settings"]["steps"] == 3
+    assert "not converged" in answer["sentence"]
+
+
 def test_compare_takes_a_schedule_and_the_largest_seed(client):
     answer = client.predict("poisson", ["base"], 2, 1, str(2**63 - 1), 0.1, 40.0, 5, api_name="/compare")
     assert answer["settings"]["seed"] == 2**63 - 1

@@ -79,17 +79,17 @@ def test_a_sweep_draws_its_curves_and_can_be_stopped(visit):
 
 def test_downloads_are_files_of_the_comparison_on_show(visit, tmp_path):
     page = visit()
-    choose(page, 2, 1, "6")
+    choose(page, 5, 1, "6")
     run(page)
     for kind in ("npz", "png", "csv"):
         for _ in range(50):  # those of the first view until the new ones are written
             with page.expect_download() as download:
                 page.get_by_role("button", name=f"Download .{kind}").click()
             name = download.value.suggested_filename
-            if name == f"pirf-darcy-2steps-seed6.{kind}":
+            if name == f"pirf-darcy-5steps-seed6.{kind}":
                 break
             settled(page)
-        assert name == f"pirf-darcy-2steps-seed6.{kind}"
+        assert name == f"pirf-darcy-5steps-seed6.{kind}"
         download.value.save_as(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 100
 
@@ -150,6 +150,29 @@ def test_a_link_restores_settings(visit):
     assert page.input_value("#seed input, #seed textarea") == "9223372036854775807"
     assert page.inner_text("#pde label.selected") == "Poisson"
     assert not page.get_by_label("sigma_min").is_visible()
+
+
+def test_no_run_is_asked_for_with_fewer_steps_than_its_models_need(visit):
+    page = visit("?n=1&steps=3&seed=4&methods=base")
+    page.wait_for_selector("#status .caption")
+    assert "5 steps · 1 sample" in page.inner_text("#status")
+    assert "It asks for 3 steps, in which these models give no samples" in page.inner_text("#status")
+    steps, slider = page.locator("#steps input[type=number]"), page.locator("#steps input[type=range]")
+    assert steps.input_value() == "5"
+    assert slider.get_attribute("min") == "5"
+    assert "steps=5" in page.input_value("#link textarea, #link input")
+    choose(page, 4, 1, "4")  # of Darcy flow
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '5'")
+    page.locator("#pde").get_by_label("Poisson", exact=True).check()
+    page.wait_for_selector("#steps input[type=range][min='2']")
+    choose(page, 3, 1, "5")
+    run(page)
+    assert "Poisson · 3 steps · 1 sample · seed 5" in caption(page)
+    page.locator("#pde").get_by_label("Darcy flow", exact=True).check()
+    page.wait_for_selector("#steps input[type=range][min='5']")
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '5'")
+    run(page)
+    assert "Darcy flow · 5 steps" in caption(page)
 
 
 def test_a_schedule_in_a_link_is_on_show(visit):

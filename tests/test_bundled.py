@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from pirf_app.diffusion.sampler import LEAST_STEPS
+from pirf_app.evaluation.comparison import compare, last
 from pirf_app.evaluation.figures import draw_fields
 from pirf_app.evaluation.statistics import FOLDER, Statistics
 from pirf_app.models.checkpoint import file_sha256
 from pirf_app.models.library import BUNDLED, Library
-from pirf_app.pdes import get_pde
+from pirf_app.pdes import get_pde, pde_names
 
 ENTRIES = Library().manifest()
 pytestmark = pytest.mark.skipif(not ENTRIES, reason="no checkpoints are bundled yet")
@@ -99,3 +101,11 @@ def test_loading_does_not_load_torchs_compiler(request):
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=request.config.rootpath)
     assert (found.stdout.strip(), found.returncode) == ("", 0), found.stderr
+
+
+@pytest.mark.parametrize("name", pde_names())
+def test_the_least_number_of_steps_gives_samples_and_no_smaller_one_does(library, name):
+    schedule = library.load(name, "base").info.schedule
+    for steps in range(LEAST_STEPS, schedule.least_steps + 1):
+        found = last(compare(library, name, ["base"], steps, 4, 0))
+        assert any("not converged" in note for note in found.notes) == (steps < schedule.least_steps)

@@ -17,6 +17,7 @@ from pirf_app.ui.models.table import row
 from pirf_app.ui.serving import own_models as own
 from pirf_app.ui.serving.lanes import Lanes
 from pirf_app.ui.serving.own_models import OwnModel
+from pirf_app.ui.serving.server import Server
 from pirf_app.ui.serving.visitors import Visitors
 
 VISITOR = SimpleNamespace(session_hash="s")
@@ -31,7 +32,7 @@ def tab(hub_here, tiny_library, tmp_path) -> ModelsTab:
     hub_here.add(REPO, files | {"manifest.json": json.dumps({"models": entries}).encode()})
     collection = Collection(Library(tmp_path / "nothing"))
     with gr.Blocks():
-        return ModelsTab(Visitors(collection), collection, Lanes())
+        return ModelsTab(Server(collection, Visitors(collection), Lanes()))
 
 
 def fetched(tab: ModelsTab) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ from pirf_app.common.checks import InputError
 from pirf_app.evaluation.comparison import check_settings, compare, last
 from pirf_app.models.checkpoint import save_checkpoint
 from pirf_app.models.library import Library, grid, grids
-from pirf_app.ui.serving.offered import begin_choices, beginning, equations, recommended
+from pirf_app.ui.serving.offered import begin_choices, beginning, equations, least_steps, recommended
 from pirf_app.ui.serving.visitors import Visitors
 
 
@@ -48,6 +48,17 @@ def test_a_visitor_s_resolutions_count_for_them_alone(visitors, small):
     assert beginning(mine, "darcy", "my:small").info.resolution == 16
     with pytest.raises(InputError, match="cannot start from"):
         beginning(other, "darcy", "my:small")
+
+
+def test_the_least_number_of_steps_is_that_of_the_chosen_models(visitors, small):
+    mine = visitors.of("a").models
+    model = mine.add(small)  # recommends the multistep solver, the bundled models of Darcy Heun's
+    assert least_steps(mine, "darcy", [model.method], 16) == 2
+    assert least_steps(mine, "darcy", ["base", "pirf"]) == 5
+    assert least_steps(mine, "darcy", ["cocogen"]) == 5
+    assert least_steps(mine, "poisson", ["base", "pirf"]) == 2
+    assert least_steps(mine, "darcy", [model.method, "base", "gone"], 64) == 5
+    assert least_steps(mine, "darcy", [], 999) == 2
 
 
 def test_a_server_without_models_takes_a_visitor_s(tmp_path, small):

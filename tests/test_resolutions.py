@@ -17,6 +17,7 @@ from pirf_app.pdes import get_pde
 from pirf_app.ui.compare.links import from_query, to_query
 from pirf_app.ui.compare.tab import CompareTab
 from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.server import Server
 from pirf_app.ui.serving.visitors import Visitors
 
 
@@ -58,7 +59,7 @@ def test_resolution_that_there_is_not(library, asked):
 
 def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatch):
     with gr.Blocks():
-        tab = CompareTab(Visitors(library), Lanes())
+        tab = CompareTab(Server(library, Visitors(library), Lanes()))
     controls = tab.controls
     visitor = SimpleNamespace(session_hash="a")
     assert controls.grid_choices("darcy") == {
@@ -71,7 +72,7 @@ def test_the_page_offers_resolutions_where_there_are_several(library, monkeypatc
     sizes, methods = controls.on_return("darcy", ["base"], 32, visitor)
     assert sizes["value"] == 32
     assert methods["value"] == ["base"]
-    ticket, *_ = tab.on_begin("")
+    ticket = tab.tickets.begin("", "run")[tab.tickets.latest]
     events = list(tab.on_run("darcy", 32, ["base"], 2, 1, "0", None, None, None, 0, 1, "field", ticket, visitor))
     shown, result = events[-1][tab.result]
     assert shown == ticket

@@ -15,6 +15,7 @@ from pirf_app.evaluation.comparison import compare, last
 from pirf_app.methods.speed import Speed
 from pirf_app.ui.compare.tab import CompareTab
 from pirf_app.ui.serving.lanes import Lanes
+from pirf_app.ui.serving.server import Server
 from pirf_app.ui.train.prepare import prepare
 from pirf_app.ui.train.recipes import Recipes, config_of
 from pirf_app.ui.train.run import TrainingRun
@@ -221,9 +222,9 @@ def test_numbers_of_the_recipe_are_checked_in_words():
 
 @pytest.fixture
 def tab(visitors) -> TrainTab:
-    lanes = Lanes()
+    server = Server(visitors.shared, visitors, Lanes())
     with gr.Blocks():
-        return TrainTab(visitors, lanes, CompareTab(visitors, lanes).controls)
+        return TrainTab(server, CompareTab(server).controls)
 
 
 def test_a_run_that_nobody_has_made_work_yet_is_stopped_at_once(tab):

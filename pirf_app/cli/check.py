@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..common.checks import InputError
-from ..evaluation.own_data import read_fields
+from ..evaluation.own_data import chosen_scaling, read_fields
 from ..evaluation.own_fields import measure_fields
 from ..pdes import get_pde, pde_names
 from .options import Parameters, named_values, numbers, say
@@ -19,16 +19,6 @@ def key_names(text: str | None) -> dict[str, str]:
     if not all(len(pair) == 2 and all(map(str.strip, pair)) for pair in pairs):
         raise InputError(f"--keys must look like a=first_array,u=second_array, not {text!r}")
     return {channel.strip(): name.strip() for channel, name in pairs}
-
-
-def scaling_of(scaling: str, offset: str | None, scale: str | None) -> str | dict:
-    if (offset is None) != (scale is None):
-        raise InputError("give both --offset and --scale, or neither")
-    if offset is None or scale is None:
-        return scaling
-    if scaling != "physical":
-        raise InputError(f"give --scaling {scaling}, or --offset and --scale, not both")
-    return {"offset": numbers("offset", offset), "scale": numbers("scale", scale)}
 
 
 def check(
@@ -48,7 +38,9 @@ def check(
     """Measure fields of your own: residual, second stencil, boundary, forward-solve error, conservation, spectrum,
     distribution, beside what solver data scores."""
     problem = get_pde(pde, named_values(parameter))
-    fields = read_fields(file, problem, key_names(keys), scaling_of(scaling, offset, scale))
+    given = {"offset": offset, "scale": scale}
+    shift = {name: None if text is None else numbers(name, text) for name, text in given.items()}
+    fields = read_fields(file, problem, key_names(keys), chosen_scaling(scaling, **shift))
     found = measure_fields(problem, fields)
     for k, why in found.left_out:
         say(f"sample {k} is left out: {why}")

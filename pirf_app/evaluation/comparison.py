@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import MAX_RESOLUTION, MAX_SEED, InputError, optional_number, shown, whole_number
-from ..diffusion.sampler import SampleStep, Schedule, initial_noise, together
+from ..diffusion.sampler import LEAST_STEPS, SampleStep, Schedule, initial_noise, together
 from ..models.checkpoint import Checkpoint
 from ..models.library import USUAL, AnyLibrary, grid, grids
 from ..pdes import PDE, get_pde
@@ -24,7 +24,7 @@ from .figures import (
 from .statistics import FLOOR_SEED, amplitude_range
 from .verdicts import method_title, verdicts, warnings
 
-STEPS_RANGE, SAMPLES_RANGE = (2, 80), (1, 8)
+STEPS_RANGE, SAMPLES_RANGE = (LEAST_STEPS, 80), (1, 8)
 SWEEP_STEPS, MAX_SWEEP = (5, 10, 20, 40), 8
 FLOOR_SAMPLES = 8
 

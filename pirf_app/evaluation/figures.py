@@ -43,12 +43,12 @@ def conservation_rate(balance: Tensor) -> float:
     return (balance <= CLOSED).float().mean().item()
 
 
-def figures(pde: PDE, fields: Tensor) -> dict:
-    """Every figure of a report row that depends on the fields alone `[n, c, N, N]` (physical units, float32).
+def figures(pde: PDE, fields: Tensor, against: int | None = None) -> dict:
+    """Every figure of a report row that depends on the fields alone `[n, c, N, N]` (physical units, float32); `against`
+    is how many fields `reference` takes where none are kept.
 
     One sample has no diversity, and some benchmarks have no conservation law or paper's residual: None."""
-    resolution = fields.shape[-1]
-    known = reference(pde.name, resolution, pde.own_parameters)
+    known = reference(pde.name, fields.shape[-1], pde.own_parameters, against)
     spectrum = power_spectrum(pde, fields)
     paper = pde.paper_residual(fields) if pde.offers("paper_residual") else None
     return deciding(pde, fields) | {
@@ -77,10 +77,16 @@ def check_comparable(infos: Sequence[CheckpointInfo]) -> None:
             raise InputError(f"models of different equations cannot be compared: {named[0]}, {named[1]}")
 
 
-def floors(pde_name: str, resolution: int, n: int, parameters: Mapping[str, float] | tuple = ()) -> dict:
+def floors(
+    pde_name: str,
+    resolution: int,
+    n: int,
+    parameters: Mapping[str, float] | tuple = (),
+    against: int | None = None,
+) -> dict:
     """The same figures for held-out solver data: what a perfect model would score."""
     pde = get_pde(pde_name, parameters)
-    found = figures(pde, pde.generate(n, resolution, FLOOR_SEED))
+    found = figures(pde, pde.generate(n, resolution, FLOOR_SEED), against)
     return found | {"amplitude_range": amplitude_range(pde, resolution)}
 
 

@@ -26,8 +26,9 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, NotImplemen
 UNREADABLE += (MatReadError, zipfile.BadZipFile, zlib.error, struct.error, OverflowError, RecursionError)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of numbers in a file, by name; that of an .npy file is called "fields". Raises InputError."""
+def read_arrays(path: Path, most: int = MAX_BYTES) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a file, by name; that of an .npy file is called "fields". Raises InputError, too where
+    they are more than `most` bytes together."""
     path = Path(path)
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path.name} is not a file of fields: read are {', '.join(ENDINGS)}")
@@ -35,13 +36,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:
             head = file.read(8)
         if head == HDF5:
-            found = _hdf5(path, matlab=path.suffix.lower() == ".mat")
+            found = _hdf5(path, most, matlab=path.suffix.lower() == ".mat")
         elif path.suffix.lower() == ".mat":
-            found = _matlab(path)
+            found = _matlab(path, most)
         elif path.suffix.lower() == ".npz":
-            found = _npz(path)
+            found = _npz(path, most)
         elif path.suffix.lower() == ".npy":
-            found = {"fields": _npy(path)}
+            found = {"fields": _npy(path, most)}
         else:
             raise InputError(f"{path.name} is no HDF5 file")
     except InputError:
@@ -56,71 +57,76 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _check_size(name: str, size: int) -> None:
-    if size > MAX_BYTES:
-        raise InputError(f"{name} is {megabytes(size)}, and {megabytes(MAX_BYTES)} are read at most: split it")
+def _check_size(name: str, size: float, most: int) -> None:
+    if size > most:
+        raise InputError(f"{name} is {megabytes(size)}, and {megabytes(most)} are read at most: split it")
 
 
-def _npy(path: Path) -> np.ndarray:
+def _npy(path: Path, most: int) -> np.ndarray:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    _check_size(path.name, array.nbytes)
+    _check_size(path.name, array.nbytes, most)
     return np.array(array)
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
+def _npz(path: Path, most: int) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        for part in archive.infolist():
-            _check_size(part.filename, part.file_size)
+        _check_size(f"{path.name}, unpacked,", sum(part.file_size for part in archive.infolist()), most)
     with np.load(path, allow_pickle=False) as data:
         # Read by themselves: text or objects beside the fields do no harm, and are not looked at.
-        kinds = {name: data.zip.open(f"{name}.npy") for name in data.files if f"{name}.npy" in data.zip.namelist()}
-        return {name: data[name] for name, file in kinds.items() if _is_numeric(file)}
+        names = [name for name in data.files if f"{name}.npy" in data.zip.namelist()]
+        sizes = {name: size for name in names if (size := _numeric_size(data.zip.open(f"{name}.npy"))) is not None}
+        _check_size(f"{path.name}, unpacked,", sum(sizes.values()), most)
+        return {name: data[name] for name in sizes}
 
 
-def _is_numeric(file) -> bool:
+def _numeric_size(file) -> float | None:
+    """The bytes of the array of numbers in an open .npy file, by what its head says; None for anything else."""
     with file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-        _check_size("an array in it", int(np.prod(shape, dtype=np.float64)) * dtype.itemsize)
-        return dtype.kind in "fiub"
+        return np.prod(shape, dtype=np.float64) * dtype.itemsize if dtype.kind in "fiub" else None
 
 
-def _matlab(path: Path) -> dict[str, np.ndarray]:
+def _matlab(path: Path, most: int) -> dict[str, np.ndarray]:
     from scipy.io import loadmat, whosmat
 
-    for name, shape, kind in whosmat(path):
-        _check_size(name, int(np.prod(shape, dtype=np.float64)) * (8 if kind == "double" else 4))
+    sizes = [np.prod(shape, dtype=np.float64) * (8 if kind == "double" else 4) for _, shape, kind in whosmat(path)]
+    _check_size(f"{path.name}, unpacked,", sum(sizes), most)
     return {name: value for name, value in loadmat(path).items() if isinstance(value, np.ndarray)}
 
 
-def _hdf5(path: Path, matlab: bool) -> dict[str, np.ndarray]:
+def _hdf5(path: Path, most: int, matlab: bool) -> dict[str, np.ndarray]:
     """The data sets of an HDF5 file. MATLAB counts the first axis first, HDF5 the last: its axes are turned back."""
     import h5py
 
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, h5py.Dataset] = {}
 
     def take(name: str, node: object) -> None:
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "fiub" and not name.startswith("#"):
-            _check_size(name, node.size * node.dtype.itemsize)
-            turned = matlab or "MATLAB_class" in node.attrs
-            found[name] = node[()].T if turned else node[()]
+            found[name] = node
 
     with h5py.File(path, "r") as file:
         file.visititems(take)
-    return found
+        _check_size(f"{path.name}, unpacked,", sum(node.size * node.dtype.itemsize for node in found.values()), most)
+        turned = {name: matlab or "MATLAB_class" in node.attrs for name, node in found.items()}
+        return {name: node[()].T if turned[name] else node[()] for name, node in found.items()}
 
 
 def read_fields(
-    path: Path, pde: PDE, keys: Mapping[str, str] | None = None, scaling: str | dict = "physical"
+    path: Path,
+    pde: PDE,
+    keys: Mapping[str, str] | None = None,
+    scaling: str | dict = "physical",
+    most: int = MAX_BYTES,
 ) -> Tensor:
     """Fields `[n, c, N, N]` of `pde` in physical units, float64, from a file.
 
     `keys` says which array holds which channel (or "fields" all of them); without it, arrays called as the channels
     are taken, or the only one of a shape that fits. `scaling` is "physical", "published" or "normalised" (this app's
-    own), or {"offset": [...], "scale": [...]}, one number a channel: what the file's 0 and 1 stand for. Raises
-    InputError with one sentence."""
-    arrays, name = read_arrays(path), Path(path).name
+    own), or {"offset": [...], "scale": [...]}, one number a channel: what the file's 0 and 1 stand for; `most`
+    as in `read_arrays`. Raises InputError with one sentence."""
+    arrays, name = read_arrays(path, most), Path(path).name
     fields = _arranged(arrays, pde, dict(keys or {}), name)
     pde.check_fields(fields)
     if len(fields) == 0:
@@ -132,36 +138,46 @@ def read_fields(
     return in_physical_units(fields, pde, scaling)
 
 
-def _arranged(arrays: dict[str, np.ndarray], pde: PDE, keys: dict[str, str], file: str) -> Tensor:
+def find_keys(arrays: Mapping[str, np.ndarray], pde: PDE) -> dict[str, str]:
+    """Which array holds which channel of `pde`, or "fields" all of them; {} where that is not plain."""
     names = [channel.name for channel in pde.channels]
-    there = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    found = {name: key for name in names for key in (name, *pde.published_names.get(name, ())) if key in arrays}
+    if len(found) == len(names) and (len(names) > 1 or "fields" not in arrays):
+        return found
+    if "fields" in arrays:
+        return {"fields": "fields"}
+    fitting = [name for name, array in arrays.items() if _whole(array, len(names)) is not None]
+    return {"fields": fitting[0]} if len(fitting) == 1 else {}
+
+
+def described(arrays: Mapping[str, np.ndarray]) -> str:
+    """Names and shapes, for a message."""
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+
+
+def _arranged(arrays: dict[str, np.ndarray], pde: PDE, keys: dict[str, str], file: str) -> Tensor:
+    names, there = [channel.name for channel in pde.channels], described(arrays)
     if unknown := sorted(set(keys) - {"fields", *names}):
         raise InputError(f"{pde.name} has no channel {shown(unknown[0])}: its channels are {', '.join(names)}")
     for key in keys.values():
         if key not in arrays:
             raise InputError(f"{file} has no array {shown(key)}; it has {there}")
-    chosen = keys or {
-        name: key for name in names for key in (name, *pde.published_names.get(name, ())) if key in arrays
-    }
-    if set(chosen) >= set(names) and (len(names) > 1 or "fields" not in arrays):
-        parts = [arrays[chosen[name]] for name in names]
+    keys = keys or find_keys(arrays, pde)
+    if not keys:
+        raise InputError(f"{file} has {there}: say by keys which holds {' and which '.join(names)}")
+    if set(keys) >= set(names):
+        parts = [arrays[keys[name]] for name in names]
         if len({part.shape for part in parts}) > 1:
             raise InputError(f"the channels in {file} have different shapes: {there}")
         if parts[0].ndim not in (2, 3):
             raise InputError(f"a channel in {file} must be [n, N, N] or [N, N], not {list(parts[0].shape)}")
         return torch.from_numpy(np.stack([part.reshape(-1, *part.shape[-2:]) for part in parts], 1)).double()
-    if keys and "fields" not in keys:
-        raise InputError(f"--keys must name an array for every channel ({', '.join(names)}), or one for fields")
-    whole = keys.get("fields") or ("fields" if "fields" in arrays else None)
-    if whole is None:
-        fitting = [name for name, array in arrays.items() if _whole(array, len(names)) is not None]
-        if len(fitting) != 1:
-            raise InputError(f"{file} has {there}: say with --keys which holds {' and which '.join(names)}")
-        whole = fitting[0]
-    fields = _whole(arrays[whole], len(names))
+    if "fields" not in keys:
+        raise InputError(f"the keys must name an array for every channel ({', '.join(names)}), or one for fields")
+    fields = _whole(arrays[keys["fields"]], len(names))
     if fields is None:
         wanted = f"[n, {len(names)}, N, N], or with the channels last"
-        raise InputError(f"{pde.name} fields must have shape {wanted}, not {list(arrays[whole].shape)}")
+        raise InputError(f"{pde.name} fields must have shape {wanted}, not {list(arrays[keys['fields']].shape)}")
     return torch.from_numpy(np.ascontiguousarray(fields)).double()
 
 
@@ -179,6 +195,17 @@ def _whole(array: np.ndarray, channels: int) -> np.ndarray | None:
     return np.moveaxis(many, -1, 1) if many.shape[-1] == channels else None
 
 
+def chosen_scaling(scaling: str, offset: list | None, scale: list | None) -> str | dict:
+    """A scaling as `read_fields` takes it, by name or by two lists of numbers, one a channel. Raises InputError."""
+    if (offset is None) != (scale is None):
+        raise InputError("give both an offset and a scale, or neither")
+    if offset is None or scale is None:
+        return scaling
+    if scaling != "physical":
+        raise InputError(f"give the scaling {shown(scaling)}, or an offset and a scale, not both")
+    return {"offset": offset, "scale": scale}
+
+
 def in_physical_units(fields: Tensor, pde: PDE, scaling: str | dict) -> Tensor:
     """`fields` in another scaling, in physical units. Raises InputError for a scaling that `pde` does not have."""
     if scaling == "physical":
@@ -188,7 +215,7 @@ def in_physical_units(fields: Tensor, pde: PDE, scaling: str | dict) -> Tensor:
     if scaling == "published":
         scaling = pde.published_scaling
         if scaling is None:
-            raise InputError(f"there is no published scaling of {pde.name}: give --offset and --scale")
+            raise InputError(f"there is no published scaling of {pde.name}: give an offset and a scale")
     if not isinstance(scaling, dict):
         raise InputError(f"the scaling must be physical, published or normalised, not {shown(scaling)}")
     return in_units(pde, scaling).denormalise(fields)
@@ -198,7 +225,7 @@ def split_samples(fields: Tensor, pde: PDE) -> tuple[list[int], list[tuple[int, 
     """Which samples can be measured, and what is wrong with each of the others."""
     good, bad = [], []
     for k, field in enumerate(fields):
-        where = field.isfinite().logical_not().nonzero()
+        where = field.float().isfinite().logical_not().nonzero()  # single precision is what is measured in
         if len(where):
             channel, row, column = where[0].tolist()
             name = pde.channels[channel].title

@@ -129,13 +129,15 @@ def reference_path(pde_name: str, resolution: int) -> Path:
 
 
 @lru_cache(maxsize=16)
-def reference(pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = ()) -> Statistics:
-    """Statistics of held-out solver data: those kept, or of 512 fields made now. `parameters` as `PDE.own_parameters`:
-    what is kept is of the default ones."""
+def reference(
+    pde_name: str, resolution: int, parameters: tuple[tuple[str, float], ...] = (), fields: int | None = None
+) -> Statistics:
+    """Statistics of held-out solver data: those kept, or of so many fields (else 512) made now. `parameters` as
+    `PDE.own_parameters`: what is kept is of the default ones."""
     path, pde = reference_path(pde_name, resolution), get_pde(pde_name, parameters)
     if path.exists() and not pde.differing(resolution):
         return Statistics.load(path)
-    return Statistics.of(pde, pde.generate(REFERENCE_SAMPLES, resolution, REFERENCE_SEED))
+    return Statistics.of(pde, pde.generate(fields or REFERENCE_SAMPLES, resolution, REFERENCE_SEED))
 
 
 def amplitude_range(pde: PDE, resolution: int, fields: int = 64) -> list[list[float]]:

@@ -11,6 +11,8 @@ from ..evaluation.exports import FIRST_VIEW
 from ..hub.collection import Collection
 from ..models.checkpoint import MAX_BYTES
 from ..models.library import BUNDLED, Library
+from .check.api import add_check
+from .check.tab import CheckTab
 from .compare.api import add_api
 from .compare.tab import SHOW_LINK, CompareTab
 from .drawing import html, thumbnails
@@ -19,6 +21,7 @@ from .serving import gpu
 from .serving.lanes import Lanes
 from .serving.offered import problems, warm_up
 from .serving.restart import WATCH, Restart
+from .serving.server import Server
 from .serving.visitors import Visitors
 from .style import CSS, theme
 from .train.api import add_finetune
@@ -53,10 +56,11 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
     """The page over a library of checkpoints: that in the folder PIRF_CHECKPOINTS, or the bundled one. The models of
     the Hub repository PIRF_MODEL_REPO come to it in the background, and with a shared GPU before it is served."""
     library = Collection(library or Library(Path(os.environ.get("PIRF_CHECKPOINTS") or BUNDLED)))
-    visitors, lanes = Visitors(library), lanes or (Lanes(AT_ONCE, AT_ONCE) if gpu.spaces else Lanes())
+    lanes = lanes or (Lanes(AT_ONCE, AT_ONCE) if gpu.spaces else Lanes())
+    server = Server(library, Visitors(library), lanes)
 
     def away(request: gr.Request):
-        visitors.away(request.session_hash)
+        server.visitors.away(request.session_hash)
 
     torch.set_num_threads(usable_cores())
     with gr.Blocks(title="PIRF", analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as demo:
@@ -66,12 +70,14 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         restart = Restart()
         with gr.Tabs():
             with gr.Tab("Compare", id="compare") as compare:
-                tab = CompareTab(visitors, lanes, first_view)
+                tab = CompareTab(server, first_view)
             with gr.Tab("Train", id="train", render_children=True) as train_tab:
-                training = TrainTab(visitors, lanes, tab.controls)
+                training = TrainTab(server, tab.controls)
                 back = training.open(demo, train_tab)
+            with gr.Tab("Check", id="check", render_children=True):
+                CheckTab(server, tab.controls.first_pde)
             with gr.Tab("Models", id="models") as models:
-                listed = ModelsTab(visitors, library, lanes)
+                listed = ModelsTab(server)
         chosen = tab.controls
         shown, found = [chosen.pde, chosen.methods, chosen.resolution], [chosen.resolution, chosen.methods]
         compare.select(chosen.on_return, shown, found, queue=False, **QUIET)
@@ -82,8 +88,9 @@ def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: 
         opened = demo.load(tab.on_load, None, tab.restored, queue=False, **QUIET)
         opened.then(None, tab.query, tab.link, js=SHOW_LINK, **PRIVATE)
         demo.load(tab.on_files, [tab.result, tab.shown], tab.files, **QUIET)
-        add_api(visitors, lanes)
-        add_finetune(visitors, lanes, training.recipes, TRAIN)
+        add_api(server)
+        add_check(server)
+        add_finetune(server, training.recipes, TRAIN)
         demo.unload(away)
     # A process for a shared GPU is a copy of this one: threads at work then could leave locks shut. So models come
     # before the page does, or not at all; the Space's build has fetched them (`preload_from_hub`).

@@ -46,9 +46,9 @@ CSS = """
 .gradio-container .main, .gradio-container .wrap, .gradio-container main { width: 100%; }
 #heading h1 { font-size: 1.45rem; margin: 0 0 2px; letter-spacing: -0.01em; }
 #heading p { margin: 0; color: var(--body-text-color-subdued); max-width: 110ch; line-height: 1.45; }
-#compare { flex-wrap: nowrap; align-items: flex-start; gap: 16px; }
-#controls { min-width: 270px !important; max-width: 300px; gap: 10px; }
-#results { min-width: 0 !important; gap: 10px; }
+#compare, #check { flex-wrap: nowrap; align-items: flex-start; gap: 16px; }
+#controls, #check-controls { min-width: 270px !important; max-width: 300px; gap: 10px; }
+#results, #check-results { min-width: 0 !important; gap: 10px; }
 #equation p { margin: 0 0 3px; font-size: 0.84rem; color: var(--body-text-color-subdued); line-height: 1.4; }
 #equation strong { font-weight: 600; color: var(--body-text-color); margin-right: 1px; }
 #equation .katex-display { margin: 0 0 4px; text-align: left; }
@@ -81,7 +81,7 @@ CSS = """
 .problem { background: color-mix(in srgb, #d97706 12%, transparent); padding: 8px 12px; }
 .problem { border-radius: 4px; color: var(--body-text-color); font-size: 0.92rem; margin: 0 !important; }
 .problem + .problem { margin-top: 6px !important; }
-#heading .html-container, #results .html-container { padding: 0 2px !important; }
+#heading .html-container, #results .html-container, #check-results .html-container { padding: 0 2px !important; }
 /* No commas within brackets: Gradio takes them for the end of a selector. */
 #status { min-width: 0 !important; flex: 0 0 auto; } #status:has(.progress) { flex: 1 1 260px; }
 #status:has(.caption) { flex: 1 0 100%; } #status:has(.problem) { flex: 1 0 100%; }
@@ -130,8 +130,9 @@ CSS = """
 .preview figcaption { position: absolute; top: 100%; left: 0; right: 0; padding-top: 3px; text-align: center; }
 .preview figcaption { font-size: 12px; font-variant-numeric: tabular-nums; white-space: nowrap; }
 
-#sentence p { font-size: 1.08rem; font-weight: 600; line-height: 1.45; margin: 2px 0; }
-#sentence ul { margin: 4px 0 0; padding-left: 18px; color: var(--body-text-color); font-size: 0.92rem; }
+#sentence p, #check-sentence p { font-size: 1.08rem; font-weight: 600; line-height: 1.45; margin: 2px 0; }
+#sentence ul, #check-sentence ul { margin: 4px 0 0; padding-left: 18px; font-size: 0.92rem; }
+#sentence ul, #check-sentence ul { color: var(--body-text-color); }
 .figures { overflow-x: auto; }
 .figures table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 0 !important; }
 .figures table, .figures tr, .figures th, .figures td { border: none !important; background: none !important; }
@@ -149,6 +150,13 @@ CSS = """
 #sweep-row { gap: 8px; align-items: center; flex-wrap: wrap; margin-top: 8px; }
 #sweep-row > * { min-width: 0 !important; flex: 0 0 auto; width: auto; } #sweep-row button { padding: 5px 16px; }
 #sweep-status:has(.progress) { flex: 1 1 260px; } #sweep-status:has(.problem) { flex: 1 0 100%; }
+
+#check-above { gap: 8px; flex-wrap: wrap; } #check-above > * { flex: 0 1 260px; }
+#check-stage:not(:has(.js-plotly-plot)) { display: none; }
+#check-status:not(:has(div div)) { display: none; } #check-figures table { max-width: 720px; }
+#check-figures th, #check-figures td, #check-samples .words { white-space: normal; }
+#check-samples .words { text-align: left; }
+#check-figures tbody th, #check-samples tbody th { font-weight: 400; }
 
 #models-intro p { max-width: 100ch; margin: 0; }
 #models-intro .html-container, #models-table .html-container { padding: 0 2px !important; }
@@ -172,9 +180,9 @@ CSS = """
 #restarted { display: none; } #notice:not(:has(.problem)) { display: none; }
 #notice .html-container { padding: 0 2px !important; }
 @media (max-width: 860px) {
-  #compare, #pde { width: calc(100% + 36px); margin: 0 -18px; }
-  #compare { flex-direction: column; align-items: stretch; }
-  #controls { max-width: none; min-width: 0 !important; }
+  #compare, #check, #pde { width: calc(100% + 36px); margin: 0 -18px; }
+  #compare, #check { flex-direction: column; align-items: stretch; }
+  #controls, #check-controls { max-width: none; min-width: 0 !important; }
   .stage > * { min-width: calc(1.16 * var(--grid-width, 900px)) !important; }
 }
 """

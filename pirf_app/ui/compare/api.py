@@ -7,15 +7,15 @@ from ...evaluation import comparison as cmp
 from ...models.library import AnyLibrary
 from ..models.table import entries
 from ..serving import gpu
-from ..serving.lanes import Lanes
-from ..serving.visitors import Visitors
+from ..serving.server import Server
 from ..wiring import COMPUTE
 
 SWEEP = ",".join(map(str, cmp.SWEEP_STEPS))
 
 
-def add_api(visitors: Visitors, lanes: Lanes) -> None:
+def add_api(server: Server) -> None:
     """Adds the endpoints inside an open `gr.Blocks` context. Bad input is answered with one sentence."""
+    visitors, lanes = server.visitors, server.lanes
 
     def computed(library: AnyLibrary, settings: cmp.Settings) -> dict:
         """One comparison, in a turn of its own."""

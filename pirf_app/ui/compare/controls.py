@@ -1,6 +1,7 @@
 """The controls of the Compare tab: what to compare, and which choices there are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import gradio as gr
 
@@ -11,13 +12,14 @@ from ...models.library import AnyLibrary, grid, grids
 from ...pdes import get_pde
 from ..drawing import axes
 from ..drawing.number_fields import number_field, written
-from ..serving.offered import equations, offered, recommended
-from ..serving.visitors import Visitors
-from ..wiring import PRIVATE
+from ..serving.offered import equations, least_steps, offered, recommended
+from ..serving.server import Server
+from ..wiring import PRIVATE, QUIET
 from . import links
 from .sweep import MARKS, precomputed
 
 DICE = "() => String(Math.floor(Math.random() * 2 ** 31))"
+RAISE = "(least, steps) => Math.max(least, steps)"
 
 
 class CompareControls:
@@ -25,8 +27,8 @@ class CompareControls:
 
     `first` are the settings of the comparison that the page opens on, if there is one."""
 
-    def __init__(self, visitors: Visitors, first: cmp.Settings | None):
-        self.visitors, self.library = visitors, visitors.shared
+    def __init__(self, server: Server, first: cmp.Settings | None):
+        self.visitors, self.library = server.visitors, server.library
         self.models = offered(self.library)
         pde = next(iter(self.models))
         self.default = first or cmp.Settings(pde, tuple(cmp.usual(self.models[pde])), 10, 4, 0)
@@ -41,8 +43,10 @@ class CompareControls:
         with gr.Group():
             self.resolution = gr.Radio(**self.grid_choices(pde), label="Resolution", elem_id="resolution")
             self.methods = gr.CheckboxGroup(**self.method_choices(pde), label="Methods", elem_id="compare-methods")
-            low, high = cmp.STEPS_RANGE
-            self.steps = gr.Slider(low, high, value=now.steps, step=1, label="Sampler steps", elem_id="steps")
+            least, high = least_steps(self.library, pde, self.methods.value), cmp.STEPS_RANGE[1]
+            first = max(least, now.steps)
+            self.steps = gr.Slider(least, high, value=first, step=1, label="Sampler steps", elem_id="steps")
+            self.least = gr.Number(least, visible=False)
             with gr.Row(elem_id="marks"):
                 self.marks = [gr.Button(str(mark), size="sm") for mark in MARKS]
             low, high = cmp.SAMPLES_RANGE
@@ -68,6 +72,13 @@ class CompareControls:
         self.pde.input(self.on_pde, self.pde, depends, queue=False, **PRIVATE)
         grid = [self.pde, self.methods, self.resolution]
         self.resolution.input(self.on_grid, grid, [self.methods, *self.schedule], queue=False, **PRIVATE)
+        # Whatever changed them: the visitor, another tab, a model that came or went. The page raises what is below by
+        # itself: were it sent here, it would be refused as too small.
+        chosen = [component.change for component in grid]
+        bound = gr.on(
+            chosen, self.on_models, grid, [self.steps, self.least], queue=False, trigger_mode="always_last", **QUIET
+        )
+        bound.then(None, [self.least, self.steps], self.steps, js=RAISE, **PRIVATE)
 
     def grid_choices(self, pde: str, chosen: int | None = None, library: AnyLibrary | None = None) -> dict:
         """The resolutions that there are models of, where there is a choice; None stands for the only one."""
@@ -125,6 +136,11 @@ class CompareControls:
         hints = [gr.update(**self.schedule_hint(pde, k, resolution, library)) for k in links.NUMBERS]
         return gr.update(**self.method_choices(pde, methods, library, resolution)), *hints
 
+    def on_models(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
+        """The least number of steps that the chosen models give samples in."""
+        least = least_steps(self.visitors.library(request.session_hash), pde, methods, resolution)
+        return gr.update(minimum=least), least
+
     def on_return(self, pde: str, methods: list[str], resolution: int | None, request: gr.Request):
         """Resolutions and methods again: some may have come or gone while another tab was open."""
         library = self.visitors.library(request.session_hash)
@@ -134,17 +150,27 @@ class CompareControls:
     @property
     def restored(self) -> list:
         """What a link sets, in the order of `from_link`."""
-        settings = [self.resolution, self.methods, self.steps, self.n, self.seed, *self.schedule, self.panel]
+        steps = [self.steps, self.least]
+        settings = [self.resolution, self.methods, *steps, self.n, self.seed, *self.schedule, self.panel]
         return [self.pde, self.equation, self.benchmark, *settings]
 
+    @staticmethod
+    def with_enough_steps(asked: cmp.Settings, library: AnyLibrary) -> cmp.Settings:
+        """`asked`, with no fewer steps than its models need."""
+        least = least_steps(library, asked.pde, asked.methods, asked.resolution)
+        return replace(asked, steps=max(least, asked.steps))
+
     def from_link(self, asked: cmp.Settings, library: AnyLibrary) -> list:
+        """The updates for `restored`; `asked` has enough steps."""
+        least = least_steps(library, asked.pde, asked.methods, asked.resolution)
         return [
             asked.pde,
             axes.equation(get_pde(asked.pde)),
             precomputed(asked.pde),
             gr.update(**self.grid_choices(asked.pde, asked.resolution, library)),
             gr.update(**self.method_choices(asked.pde, asked.methods, library, asked.resolution)),
-            asked.steps,
+            gr.update(value=asked.steps, minimum=least),
+            least,
             asked.n,
             str(asked.seed),
             *(

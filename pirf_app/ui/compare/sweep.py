@@ -18,8 +18,8 @@ from ..drawing import html
 from ..drawing.charts import HOVER, Axis, Chart, Curve, Scale, draw, key
 from ..drawing.number_fields import read_number
 from ..serving import gpu
-from ..serving.lanes import queued
-from ..wiring import COMPUTE, PRIVATE
+from ..serving.server import Server
+from .tickets import Tickets
 
 MARKS = (5, 10, 20, 40, 80)
 PANELS = (("Residual RMS", "residual_rms", "{:.3g}".format), ("Forward-solve error", "solve_error_median", percent))
@@ -83,47 +83,40 @@ def computed(latest: Comparison, rows: Sequence[dict]) -> str:
 
 
 class SweepPanel:
-    """Builds the panel inside an open `gr.Blocks` context. Its runs hold a ticket of the tab's, as those of the tab do:
-    whoever starts one ends the other."""
+    """Builds the panel inside an open `gr.Blocks` context. Its runs have the tickets of the tab's own: whoever starts
+    one ends the other."""
 
-    def __init__(self, tab, pde: str):
-        self.tab = tab
+    def __init__(self, server: Server, tickets: Tickets, pde: str):
+        self.server, self.tickets = server, tickets
         with gr.Accordion("At other step counts", open=True, elem_id="sweep"):
             self.curves = gr.HTML(precomputed(pde), js_on_load=HOVER, elem_id="sweep-curves")
             with gr.Row(elem_id="sweep-row"):
                 self.start = gr.Button("Compute for these settings", size="sm", elem_id="sweep-run")
                 self.stop = gr.Button("Stop", size="sm", elem_id="sweep-stop")
                 self.status = gr.HTML(elem_id="sweep-status")
+        tickets.add("sweep", self.status, html.SWEEP_STOPPED)
 
     def connect(self, settings: Sequence[gr.components.Component]) -> None:
         """`settings` in the order of `check_settings`: what the page shows, step counts left out."""
-        tab = self.tab
-        shown = {"show_progress": "hidden", "trigger_mode": "multiple"} | PRIVATE
-        begun = self.start.click(self.on_begin, tab.ticket, [tab.ticket, *tab.told], queue=False, **shown)
-        begun.then(self.on_run, [*settings, tab.ticket], [self.curves, self.status], **shown, **COMPUTE)
-        self.stop.click(tab.on_stop, tab.ticket, tab.told, queue=False, **shown)
-
-    def on_begin(self, previous: str):
-        return self.tab.begin(previous, "sweep"), "", "", html.WAITING
+        run, outputs = self.on_run, [self.curves, self.status]
+        self.tickets.connect("sweep", [self.start.click], self.stop.click, run, settings, outputs)
 
     def on_run(self, pde, resolution, methods, n, seed, sigma_min, sigma_max, rho, ticket, request: gr.Request):
-        tab, lanes, rows = self.tab, self.tab.lanes, []
-        library, place = tab.visitors.library(request.session_hash), lanes.sampling.join()
+        tickets, lanes, rows = self.tickets, self.server.lanes, []
+        library, place = self.server.visitors.library(request.session_hash), lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
         own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
         own = {name: read_number(entered) for name, entered in own.items()} | {"resolution": resolution}
         try:
             asked = check_sweep(library, pde, methods, SWEEP_STEPS, n, seed, **own)
-            for ahead in queued(place):
-                if not tab.tickets.get(ticket):
-                    return
-                yield {self.status: html.waiting(ahead)}
+            yield from tickets.waiting(ticket, place)
+            if not tickets.wanted(ticket):
+                return
             done, total = 0, sum(settings.steps * len(settings.methods) for settings in asked)
             for settings in asked:
                 for event in lanes.steps(lanes.do(lambda s=settings: gpu.run(library, s))):
-                    if not tab.tickets.get(ticket):
-                        if ticket in tab.tickets:  # stopped, not followed by another run
-                            yield {self.status: html.SWEEP_STOPPED}
+                    if not tickets.wanted(ticket):
+                        yield tickets.said(ticket)
                         return
                     if isinstance(event, Comparison):
                         rows += [result.row for result in event.results]
@@ -140,4 +133,4 @@ class SweepPanel:
             raise
         finally:
             place.leave()
-            tab.tickets.pop(ticket, None)
+            tickets.end(ticket)

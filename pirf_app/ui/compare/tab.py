@@ -3,7 +3,6 @@
 import tempfile
 import time
 from pathlib import Path
-from uuid import uuid4
 
 import gradio as gr
 
@@ -16,15 +15,15 @@ from ..drawing.figures import plotly_grid
 from ..drawing.number_fields import read_number
 from ..drawing.panels import grids, shown_sample
 from ..serving import gpu
-from ..serving.lanes import Lanes, queued
-from ..serving.visitors import Visitors
-from ..wiring import COMPUTE, PRIVATE
+from ..serving.server import Server
+from ..wiring import PRIVATE
 from . import links
 from .controls import CompareControls
 from .downloads import export, first_view
 from .player import Player
 from .preview import Sketch
 from .sweep import SweepPanel
+from .tickets import Tickets
 
 # The address bar stays as it is: pictures in the figure refer to it, and would vanish if it changed.
 SHOW_LINK = """(query) => window.location.origin + window.location.pathname + "?" + query"""
@@ -39,12 +38,12 @@ def figure_of(comparison: cmp.Comparison, sample: int, frame: int, what: str):
 class CompareTab:
     """Builds the tab inside an open `gr.Blocks` context and holds its components."""
 
-    def __init__(self, visitors: Visitors, lanes: Lanes, first_view_path: Path = FIRST_VIEW):
-        self.visitors, self.lanes = visitors, lanes
+    def __init__(self, server: Server, first_view_path: Path = FIRST_VIEW):
+        self.server = server
         self.first = first_view(first_view_path)
         self.first_files: list[str] | None = None
-        self.tickets: dict[str, bool] = {}  # of runs that wait or compute; False once the visitor has stopped one
-        self.controls = CompareControls(visitors, self.first.settings if self.first else None)
+        self.tickets = Tickets()
+        self.controls = CompareControls(server, self.first.settings if self.first else None)
         with gr.Row(elem_id="compare"):
             with gr.Column(scale=1, elem_id="controls"):
                 self.controls.build()
@@ -72,11 +71,11 @@ class CompareTab:
         with gr.Row(elem_id="downloads"):
             self.files = [gr.DownloadButton(f"Download .{k}", size="sm") for k in ("npz", "png", "csv")]
         self.link = gr.Textbox(label="Link to these settings", buttons=["copy"], interactive=False, elem_id="link")
-        self.sweep = SweepPanel(self, self.controls.first_pde)
+        self.tickets.add("run", self.status, html.STOPPED, self.preview)
+        self.sweep = SweepPanel(self.server, self.tickets, self.controls.first_pde)
         with gr.Accordion("How to read this", open=False):
             gr.Markdown(html.GUIDE)
         self.query = gr.Textbox(links.to_query(self.controls.default), visible=False)
-        self.ticket = gr.Textbox("", visible=False)
         self.shown = gr.Textbox("", visible=False)  # the ticket of the result on the page; empty for the first view
         self.result = gr.State(None, time_to_live=6 * 3600)  # (ticket, comparison)
 
@@ -86,40 +85,19 @@ class CompareTab:
         what, how = [controls.pde, controls.resolution, controls.methods], [controls.n, controls.seed]
         self.sweep.connect([*what, *how, *controls.schedule])
         settings = [*what, controls.steps, *how, *controls.schedule]
-        # A ticket per run, not gradio's `cancels`: with that, a preview under way would come in after the cancellation,
-        # and the page would wait for the end of a run that is over.
         outputs = [self.status, self.preview, self.figure, self.caption, self.sample, self.sentence, self.table]
         view = self.player.controls
-        begun = gr.on(
+        running = self.tickets.connect(
+            "run",
             [controls.run.click, controls.seed.submit],
-            self.on_begin,
-            self.ticket,
-            [self.ticket, *self.told],
-            queue=False,
-            show_progress="hidden",
-            trigger_mode="multiple",
-            **PRIVATE,
-        )
-        running = begun.then(
+            controls.stop.click,
             self.on_run,
-            [*settings, self.sample, *view, self.ticket],
+            [*settings, self.sample, *view],
             [*outputs, self.player.row, self.player.frame, self.result, self.shown, self.query],
-            show_progress="hidden",
-            trigger_mode="multiple",
-            **COMPUTE,
-            **PRIVATE,
         )
         shown = running.success(None, self.query, self.link, js=SHOW_LINK, **PRIVATE)
         shown.then(
             self.on_files, [self.result, self.shown], self.files, show_progress="hidden", concurrency_limit=2, **PRIVATE
-        )
-        controls.stop.click(
-            self.on_stop,
-            self.ticket,
-            self.told,
-            queue=False,
-            show_progress="hidden",
-            **PRIVATE,
         )
         chosen = [self.result, self.shown, self.sample, *view]
         self.sample.input(self.on_sample, chosen, self.figure, queue=False, **PRIVATE)
@@ -128,28 +106,6 @@ class CompareTab:
     @staticmethod
     def sample_choices(count: int, chosen: int) -> dict:
         return {"choices": [(str(k + 1), k) for k in range(count)], "value": min(chosen, count - 1)}
-
-    @property
-    def told(self) -> list:
-        """Where runs, those of the sweep too, tell how they get on."""
-        return [self.status, self.preview, self.sweep.status]
-
-    def begin(self, previous: str, kind: str) -> str:
-        """Ends the visitor's previous run, if it is still under way, and hands out a ticket for the next."""
-        self.tickets.pop(previous, None)
-        ticket = f"{kind}-{uuid4().hex}"
-        self.tickets[ticket] = True
-        return ticket
-
-    def on_begin(self, previous: str):
-        return self.begin(previous, "run"), html.WAITING, "", ""
-
-    def on_stop(self, ticket: str):
-        """Asks the run with that ticket to end, whichever Stop was pressed."""
-        if ticket not in self.tickets:
-            return [gr.skip()] * len(self.told)
-        self.tickets[ticket] = False
-        return (html.STOPPED, "", "") if ticket.startswith("run") else ("", "", html.SWEEP_STOPPED)
 
     def on_run(
         self,
@@ -168,23 +124,20 @@ class CompareTab:
         ticket,
         request: gr.Request,
     ):
-        library, place = self.visitors.library(request.session_hash), self.lanes.sampling.join()
+        lanes, tickets = self.server.lanes, self.tickets
+        library, place = self.server.visitors.library(request.session_hash), lanes.sampling.join()
         yield {self.status: gr.skip()}  # a generator that ends without a word empties every output
         schedule = [read_number(entered) for entered in (sigma_min, sigma_max, rho)]
         try:
             settings = cmp.check_settings(library, pde, methods, steps, n, seed, *schedule, resolution)
-            for ahead in queued(place):
-                if not self.tickets.get(ticket):
-                    return
-                yield {self.status: html.waiting(ahead)}
-            if not self.tickets.get(ticket):
+            yield from tickets.waiting(ticket, place)
+            if not tickets.wanted(ticket):
                 return
             start = time.perf_counter()
             sketch = Sketch(settings, sample or 0, Player.number(get_pde(settings.pde), frame, what))
-            for event in self.lanes.steps(self.lanes.do(lambda: gpu.run(library, settings))):
-                if not self.tickets.get(ticket):
-                    if ticket in self.tickets:  # stopped, not followed by another run
-                        yield {self.status: html.STOPPED, self.preview: ""}
+            for event in lanes.steps(lanes.do(lambda: gpu.run(library, settings))):
+                if not tickets.wanted(ticket):
+                    yield tickets.said(ticket)
                     return
                 if isinstance(event, cmp.Comparison):
                     yield self.show(event, ticket, sketch.sample, frame, what)
@@ -199,7 +152,7 @@ class CompareTab:
             raise
         finally:
             place.leave()
-            self.tickets.pop(ticket, None)
+            tickets.end(ticket)
 
     def show(self, result: cmp.Comparison, ticket: str, sample: int, frame: int, what: str) -> dict:
         return self.player.updates(get_pde(result.settings.pde)) | {
@@ -250,10 +203,13 @@ class CompareTab:
         if not set(query) & {"pde", "methods", "steps", "n", "seed", "resolution", *links.NUMBERS}:
             return [gr.skip()] * len(self.restored)
         try:
-            library = self.visitors.library(request.session_hash)
+            library = self.server.visitors.library(request.session_hash)
             asked = links.from_query(library, query, self.controls.default)
         except InputError as error:
             return [html.problem(f"this link cannot be used: {error}")] + [gr.skip()] * (len(self.restored) - 1)
-        note = f"Settings from the link: {html.describe(asked)}. Press Run to compute them."
+        settings = self.controls.with_enough_steps(asked, library)
+        note = f"Settings from the link: {html.describe(settings)}. Press Run to compute them."
+        if settings.steps > asked.steps:
+            note += f" It asks for {asked.steps} steps, in which these models give no samples."
         told = f'<div class="caption">{note}</div>'
-        return [told, *self.controls.from_link(asked, library), links.to_query(asked)]
+        return [told, *self.controls.from_link(settings, library), links.to_query(settings)]

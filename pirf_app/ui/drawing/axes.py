@@ -46,13 +46,13 @@ def has_walls(pde: PDE) -> bool:
     return not all(space)
 
 
-def given(pde: PDE) -> str:
-    """What the solver is given of a generated field."""
+def given(pde: PDE, made: str = "generated") -> str:
+    """What the solver is given of a field, and how that was made."""
     if pde.view == "frames":
-        return f"generated {pde.channels[pde.input_channels[0]].title.split(' at ')[-1]}"
+        return f"{made} {pde.channels[pde.input_channels[0]].title.split(' at ')[-1]}"
     if pde.view == "space-time":
-        return f"generated first row, {pde.axes[0]} = 0"
-    return "generated " + ", ".join(pde.channels[i].name for i in pde.input_channels)
+        return f"{made} first row, {pde.axes[0]} = 0"
+    return f"{made} " + ", ".join(pde.channels[i].name for i in pde.input_channels)
 
 
 def typeset(text: str) -> str:

@@ -42,7 +42,8 @@ class Grid:
 @dataclass(frozen=True)
 class Shown:
     """One sample under several methods: `fields` and `solutions` `[c, h, w]`, `residuals` `[h, w]`, and what is printed
-    under the residual and under the difference. `residual_scale` fixes the range of log10 |residual|."""
+    under the residual and under the difference. `residual_scale` fixes the range of log10 |residual|; `made` is how the
+    fields came about."""
 
     pde: PDE
     names: list[str]
@@ -51,6 +52,7 @@ class Shown:
     solutions: list[np.ndarray]
     captions: dict[str, list[str]] = field(default_factory=dict)
     residual_scale: tuple[float, float] | None = None
+    made: str = "generated"
 
     def under(self, key: str) -> list[str]:
         return self.captions.get(key) or [""] * len(self.names)
@@ -100,7 +102,7 @@ def differences(shown: Shown, channels: list[int]) -> tuple[Scale, dict[int, lis
 def channel_grid(shown: Shown) -> Grid:
     """A column per channel, the residual, and for the solution the solver's and the difference."""
     pde, solved = shown.pde, shown.pde.solution_channels
-    from_what = [f"for the {given(pde)}"] * len(shown.names)
+    from_what = [f"for the {given(pde, shown.made)}"] * len(shown.names)
     blank = [""] * len(shown.names)
     generated, solver, errors = [], [], []
     for i, channel in enumerate(pde.channels):
@@ -143,7 +145,7 @@ def frame_grids(shown: Shown) -> list[Grid]:
             columns = [
                 Column(title, label, *scale, own[k], [""] * count),
                 residual,
-                Column(f"solver's {name}", label, *scale, exact[k], [f"for the {given(pde)}"] * count),
+                Column(f"solver's {name}", label, *scale, exact[k], [f"for the {given(pde, shown.made)}"] * count),
                 Column(less, difference, *error_scale, errors[k], under),
             ]
             made.append(shown.grid(columns))

@@ -13,12 +13,12 @@ from huggingface_hub import constants
 
 from ...common.checks import InputError
 from ...hub.client import Transfer
-from ...hub.collection import Collection, HubLibrary
+from ...hub.collection import HubLibrary
 from ...hub.fetch import Snapshot, fetch, prune
 from ..drawing import html
-from ..serving.lanes import Lanes
 from ..serving.own_models import NoRoomError, clean_name, take_upload
-from ..serving.visitors import Visitor, Visitors
+from ..serving.server import Server
+from ..serving.visitors import Visitor
 from ..wiring import QUIET
 from . import push
 from .table import arriving, entries, own_models, table
@@ -66,8 +66,8 @@ def counted(models: int) -> str:
 class ModelsTab:
     """Builds the tab inside an open `gr.Tab` context and holds its components."""
 
-    def __init__(self, visitors: Visitors, collection: Collection, lanes: Lanes):
-        self.visitors, self.collection, self.lanes = visitors, collection, lanes
+    def __init__(self, server: Server):
+        self.visitors, self.collection, self.lanes = server.visitors, server.library, server.lanes
         self.places = threading.BoundedSemaphore(AT_ONCE)
         self.counting, self.fetching = threading.Lock(), 0
         gr.HTML(f'<p class="caption">{INTRO}</p>', elem_id="models-intro")

@@ -3,14 +3,17 @@
 import atexit
 import logging
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 from ...common.checks import InputError, shown
-from ...diffusion.sampler import Schedule
+from ...diffusion.guidance import GUIDANCE
+from ...diffusion.sampler import LEAST_STEPS, Schedule
 from ...evaluation.comparison import available
 from ...evaluation.verdicts import OWN, method_title
 from ...models.checkpoint import Checkpoint, CheckpointError, file_sha256, read_info, sentences
-from ...models.library import AnyLibrary, Library
+from ...models.library import AnyLibrary, Library, grid
 from ...pdes import get_pde, pde_names
 from .lanes import Lanes
 
@@ -85,9 +88,20 @@ def warm_up(library: AnyLibrary, seconds: float, lanes: Lanes) -> threading.Thre
 
 
 def recommended(library: AnyLibrary, pde: str, method: str, resolution: int | None = None) -> Schedule:
-    """The noise schedule that a model recommends, without loading it. Raises InputError."""
-    _, path = library.located(library.find(pde, method, resolution)["sha256"])
+    """The noise schedule that a model recommends, without loading it; what only guides the baseline has that of the
+    baseline. Raises InputError."""
+    _, path = library.located(library.find(pde, "base" if method in GUIDANCE else method, resolution)["sha256"])
     return read_info(path).schedule
+
+
+def least_steps(library: AnyLibrary, pde: str, methods: Iterable[str], resolution: int | None = None) -> int:
+    """The number of sampler steps below which some of these models give no samples; those that there are not count for
+    nothing."""
+    found = [LEAST_STEPS]
+    for method in methods:
+        with suppress(InputError, LookupError):
+            found.append(recommended(library, pde, method, grid(library, pde, resolution)).least_steps)
+    return max(found)
 
 
 def beginnings(library: AnyLibrary, pde: str) -> dict[str, int]:

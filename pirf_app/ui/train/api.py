@@ -13,9 +13,9 @@ from ...common.signatures import spelled_out
 from ...methods.presets import PRESETS
 from ...methods.registry import DEFAULT, METHODS, SETTINGS, default_of, find_method
 from ...training.events import TuningStep
-from ..serving.lanes import Lanes, Place, queued
+from ..serving.lanes import Place, queued
 from ..serving.offered import beginning
-from ..serving.visitors import Visitors
+from ..serving.server import Server
 from .prepare import prepare
 from .recipes import Recipes
 from .run import FAILED, TrainingRun
@@ -85,8 +85,9 @@ def without_result(run: TrainingRun | None, name: str, message: str) -> dict:
     return told(run) | {"phase": run.phase if kept else "failed", "message": message}
 
 
-def add_finetune(visitors: Visitors, lanes: Lanes, recipes: Recipes, limits: dict) -> None:
+def add_finetune(server: Server, recipes: Recipes, limits: dict) -> None:
     """Adds the endpoint inside an open `gr.Blocks` context."""
+    visitors, lanes = server.visitors, server.lanes
     holder = gr.File(visible=False)  # whose files gradio serves, and deletes in time
 
     def finetune(

@@ -7,7 +7,7 @@ import gradio as gr
 from ...common.checks import InputError
 from ...models.checkpoint import Checkpoint
 from ..serving.offered import begin_choices, beginning
-from ..serving.visitors import Visitors
+from ..serving.server import Server
 from ..wiring import FITTED, NO_PRESET, PRIVATE, QUIET, SETUP
 from . import run_html
 from .controls import TrainControls
@@ -17,8 +17,8 @@ from .recipes import Recipes
 class Setup:
     """Built inside an open `gr.Blocks` context. `found` is what a recipe changes: itself, and what it takes."""
 
-    def __init__(self, visitors: Visitors, recipes: Recipes, controls: TrainControls):
-        self.visitors, self.recipes, self.controls = visitors, recipes, controls
+    def __init__(self, server: Server, recipes: Recipes, controls: TrainControls):
+        self.visitors, self.recipes, self.controls = server.visitors, recipes, controls
         self.found = [controls.fitted, controls.estimate]
         self.opened = gr.Textbox("", visible=False)
 

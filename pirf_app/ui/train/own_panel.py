@@ -8,10 +8,9 @@ from ...common.checks import InputError
 from ...models.library import grid
 from ..compare.controls import CompareControls
 from ..drawing import html
-from ..serving.lanes import Lanes
 from ..serving.offered import begin_choices, equations
 from ..serving.own_models import OwnModels, take_upload
-from ..serving.visitors import Visitors
+from ..serving.server import Server
 from ..wiring import QUIET, SETUP
 
 NO_OVERLAY = "(none)"
@@ -20,8 +19,8 @@ NO_OVERLAY = "(none)"
 class OwnPanel:
     """Builds the panel inside an open `gr.Blocks` context."""
 
-    def __init__(self, visitors: Visitors, lanes: Lanes):
-        self.visitors, self.lanes = visitors, lanes
+    def __init__(self, server: Server):
+        self.visitors, self.lanes = server.visitors, server.lanes
         with gr.Accordion("Your models", open=True, elem_id="own"):
             self.told = gr.HTML(elem_id="own-told")
             self.model = gr.Dropdown([], label="Model", elem_id="own-model", filterable=False, visible=False)

@@ -13,9 +13,10 @@ from ..compare.controls import CompareControls
 from ..drawing import html
 from ..drawing.charts import HOVER
 from ..drawing.figures import plotly_grid
-from ..serving.lanes import Lanes, queued
+from ..serving.lanes import queued
 from ..serving.offered import beginning
-from ..serving.visitors import Visitor, Visitors
+from ..serving.server import Server
+from ..serving.visitors import Visitor
 from ..wiring import BEFORE, INTO_VIEW, PRIVATE, QUIET, REMEMBER, SETUP, STOPPING
 from . import run_html
 from .controls import TrainControls
@@ -35,12 +36,12 @@ SHOW_SECONDS = 0.5
 class TrainTab:
     """Builds the tab inside an open `gr.Blocks` context and holds its components."""
 
-    def __init__(self, visitors: Visitors, lanes: Lanes, compare: CompareControls):
-        self.visitors, self.lanes = visitors, lanes
-        self.recipes = Recipes(lanes)
+    def __init__(self, server: Server, compare: CompareControls):
+        self.visitors, self.lanes = server.visitors, server.lanes
+        self.recipes = Recipes(server.lanes)
         with gr.Row(elem_id="train"):
             with gr.Column(scale=1, elem_id="train-controls"):
-                self.controls = TrainControls(visitors.shared, compare.models, compare.first_pde)
+                self.controls = TrainControls(server.library, compare.models, compare.first_pde)
                 with gr.Row(elem_classes="buttons"):
                     self.start = gr.Button("Start", variant="primary", elem_id="train-start")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="train-stop")
@@ -48,11 +49,11 @@ class TrainTab:
                     self.resume = gr.Button("Resume", interactive=False, elem_id="train-resume")
                     self.reset = gr.Button("Reset", interactive=False, elem_id="train-reset")
                 self.controls.build_advanced()
-                self.own = OwnPanel(visitors, lanes)
+                self.own = OwnPanel(server)
             with gr.Column(scale=4, elem_id="train-live"):
                 self.build_live()
         self.session, self.loaded_at = gr.Textbox("", visible=False), gr.Number(0, visible=False)
-        self.setup = Setup(visitors, self.recipes, self.controls)
+        self.setup = Setup(server, self.recipes, self.controls)
         self.setup.connect()
         self.own.connect(self.controls.pde, self.controls.begin, self.overlay, compare)
         self.connect()

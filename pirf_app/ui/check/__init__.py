@@ -1,0 +1,1 @@
+"""The Check tab: fields of one's own, measured."""
