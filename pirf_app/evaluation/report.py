@@ -42,6 +42,7 @@ def boundary(row: dict) -> str:
 
 SUMMARY_FIGURES = (
     ("residual RMS", "residual_rms", number),
+    ("median", "residual_median", number),
     ("by another stencil", "second_residual_rms", number),
     ("forward-solve error", "solve_error_median", "{:.2%}".format),
 )
@@ -50,7 +51,7 @@ COLUMNS = {
     "method": lambda r: r["method"],
     "steps": lambda r: str(r["steps"]),
     "NFE": lambda r: str(r["nfe"]),
-    "residual RMS": lambda r: number(r["residual_rms"]),
+    "residual RMS (median)": lambda r: f"{number(r['residual_rms'])} ({number(r['residual_median'])})",
     "boundary RMS": lambda r: boundary(r),
     "forward-solve error (median / p90)": lambda r: f"{r['solve_error_median']:.2%} / {r['solve_error_p90']:.2%}",
     "amplitude": lambda r: " ".join(f"{a:.3f}" for a in r["amplitude"]),
