@@ -154,8 +154,8 @@ CSS = """
 #check-above { gap: 8px; flex-wrap: wrap; } #check-above > * { flex: 0 1 260px; }
 #check-stage:not(:has(.js-plotly-plot)) { display: none; }
 #check-status:not(:has(div div)) { display: none; } #check-figures table { max-width: 720px; }
-#check-figures th, #check-figures td, #check-samples .words { white-space: normal; }
-#check-samples .words { text-align: left; }
+#check-figures th, #check-figures td { white-space: normal; }
+#check-samples .words { white-space: normal; text-align: left; }
 #check-figures tbody th, #check-samples tbody th { font-weight: 400; }
 
 #models-intro p { max-width: 100ch; margin: 0; }

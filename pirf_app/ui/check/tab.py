@@ -83,7 +83,7 @@ class CheckTab:
             self.figures: results.figures(found, name),
             self.above: gr.update(visible=True),
             self.sample: gr.update(choices=numbers, value=0),
-            self.view: gr.update(choices=views, value=first, visible=bool(views)),
+            self.view: gr.update(choices=views, value=first if views else None, visible=bool(views)),
             self.figure: figure,
             self.width: results.width(grid),
             self.each: gr.update(visible=True),
