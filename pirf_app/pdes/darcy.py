@@ -81,7 +81,9 @@ class Darcy(PDE):
         Channel("u", "pressure u", "1", mean=0.0058, std=0.0039, is_input=False, positive=True, basis=("sine", "sine")),
     )
 
-    adjustable = (Parameter("permeability", "permeability", choices=(TWO_PHASE, LOG_NORMAL)),)
+    adjustable = (
+        Parameter("permeability", "permeability", "Law of the permeability", choices=(TWO_PHASE, LOG_NORMAL)),
+    )
 
     def default_parameters(self, resolution: int) -> dict[str, Value]:
         return {"permeability": TWO_PHASE}

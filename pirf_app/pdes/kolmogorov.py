@@ -67,7 +67,7 @@ class Kolmogorov(PDE):
         Channel(f"w{i}", f"vorticity at frame {i}", "1", mean=0.0, std=3.64, is_input=i == 1, basis=("fourier",) * 2)
         for i in (1, 2, 3)
     )
-    adjustable = (Parameter("reynolds", "Re", 1.0, 1e6),)
+    adjustable = (Parameter("reynolds", "Re", "Reynolds number (Re)", 1.0, 1e6),)
     published_scaling = {"offset": [0.0] * 3, "scale": [12.0] * 3, "transposed": True}
     published_parameters = {"reynolds": 1000.0}
     # What `normalise` divides by twice: frame 1 by its standard deviation at 64 (Re = 100); the change w3 - w1, and by

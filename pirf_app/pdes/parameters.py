@@ -13,10 +13,11 @@ Value = float | str  # of a parameter
 @dataclass(frozen=True)
 class Parameter:
     """What a checkpoint may have its own of: a number in the equation, from `low` to `high`, or the law of its data,
-    one of `choices`; and what it is called in a formula."""
+    one of `choices`; and what it is called in a formula, and where it is asked for."""
 
     name: str
     symbol: str
+    title: str
     low: float = 0.0
     high: float = 0.0
     choices: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from ...common.checks import InputError
 from ...evaluation.own_data import chosen_scaling, described, find_keys, read_arrays
 from ...models.checkpoint import MAX_BYTES
 from ...pdes import PDE, get_pde, pde_names
+from ...pdes.parameters import Parameter
 from ..drawing import html
 from ..drawing.number_fields import number_field, read_number
 from ..serving.lanes import Lanes
@@ -26,6 +27,15 @@ MOST_CHANNELS = max(len(get_pde(name).channels) for name in pde_names())
 PARAMETERS = {p.name: p for name in pde_names() for p in get_pde(name).adjustable}
 
 
+def asked(parameter: Parameter, visible: bool) -> gr.Dropdown | gr.Textbox:
+    """The field for a parameter; empty stands for the one that the grid has."""
+    look = {"label": parameter.title, "visible": visible, "elem_id": f"check-{parameter.name}"}
+    if parameter.choices:
+        first, *others = parameter.choices
+        return gr.Dropdown([(first, ""), *((other, other) for other in others)], value="", filterable=False, **look)
+    return number_field(placeholder="the grid's own", **look)
+
+
 class CheckControls:
     """Builds the controls inside an open `gr.Blocks` context."""
 
@@ -36,15 +46,7 @@ class CheckControls:
             titles = [(get_pde(name).title, name) for name in pde_names()]
             self.pde = gr.Dropdown(titles, value=pde, label="Equation", elem_id="check-pde", filterable=False)
             known = {parameter.name for parameter in get_pde(pde).adjustable}
-            self.parameters = {
-                name: number_field(
-                    label=f"{name.capitalize()} number ({parameter.symbol})" if name == "reynolds" else name,
-                    placeholder="the grid's own",
-                    visible=name in known,
-                    elem_id=f"check-{name}",
-                )
-                for name, parameter in PARAMETERS.items()
-            }
+            self.parameters = {name: asked(parameter, name in known) for name, parameter in PARAMETERS.items()}
             self.scaling = gr.Dropdown(
                 list(SCALINGS), value="physical", label="Scaling", elem_id="check-scaling", filterable=False
             )
