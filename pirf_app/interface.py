@@ -12,8 +12,10 @@ from .methods.pirf import PirfConfig, PirfTuning
 from .methods.rewards import Reward
 from .models.checkpoint import Checkpoint, save_checkpoint
 from .models.library import Library
-from .pdes import PDE, get_pde
+from .pdes import PDE, get_pde, pde_names
 from .training.events import Event
+
+__all__ = ["InputError", "Model", "generate", "load", "measure", "pde_names", "residual", "solve", "tune"]
 
 
 @dataclass(frozen=True)

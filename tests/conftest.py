@@ -120,7 +120,7 @@ def library() -> Library:
 @pytest.fixture(scope="session")
 def first_view(library, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("assets") / "first_view.npz"
-    write_first_view(library, path, steps=3, n=2)
+    write_first_view(library, path, steps=5, n=2)
     return path
 
 

@@ -79,7 +79,7 @@ def test_what_a_crashed_server_left_goes_when_the_next_one_starts(tmp_path, tiny
 
 FORKED = """
 import os, signal, sys, tempfile, time
-from pirf_app.ui.process import temporary_files
+from pirf_app.ui.serving.process import temporary_files
 with temporary_files():
     folder = tempfile.mkdtemp()
     child = os.fork()

@@ -10,13 +10,14 @@ import torch
 from terminal import run
 from test_files import little_room
 
-from pirf_app.cli import finetune, main
+from pirf_app.cli import finetune
 from pirf_app.common import files
 from pirf_app.common.files import unwritable
 from pirf_app.methods.registry import METHODS
 from pirf_app.models.checkpoint import load_checkpoint, read_info
 from pirf_app.models.library import Library
 from pirf_app.training import run_state
+from pirf_app.training.pretraining import Pretraining
 from pirf_app.training.run_state import Saves, StoppedError, load_run
 
 pytestmark = pytest.mark.usefixtures("quick_data", "small_models")
@@ -198,14 +199,14 @@ def events_in(log: str) -> list[dict]:
 
 
 def test_pretraining_that_was_ended_keeps_its_state(monkeypatch, capsys):
-    real = main.Pretraining._average
+    real = Pretraining._average
 
     def ended(self):
         real(self)
         if self.update == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(main.Pretraining, "_average", ended)
+    monkeypatch.setattr(Pretraining, "_average", ended)
     assert run(*TRAIN, "--out", "my.safetensors") == 143
     assert "my.state keeps the run" in capsys.readouterr().err
     assert os.listdir() == ["my.state"]

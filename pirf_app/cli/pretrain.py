@@ -77,7 +77,7 @@ def pretrain(
     sampler may change."""
     problem, state, workers = get_pde(pde, named_values(parameter)), state_beside(out), team(device)
     pool = own_pool(problem, own, keys, scaling, resolution) if own else None
-    resolution = pool.shape[-1] if pool is not None else resolution or _NETWORK.resolution
+    resolution = pool.shape[-1] if pool is not None else _NETWORK.resolution if resolution is None else resolution
     chosen = {"samples": samples, "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "solver": solver}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     if resume and state.exists():
