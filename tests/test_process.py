@@ -82,9 +82,12 @@ import os, signal, sys, tempfile, time
 from pirf_app.ui.serving.process import temporary_files
 with temporary_files():
     folder = tempfile.mkdtemp()
+    heard, told = os.pipe()
     child = os.fork()
     if not child:
+        os.write(told, b"here")
         time.sleep(60)
+    os.read(heard, 4)
     os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     assert os.path.isdir(folder)
