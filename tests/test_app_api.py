@@ -14,11 +14,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from pirf_app.common.checks import InputError
+from pirf_app.common.threads import usable_cores
 from pirf_app.evaluation.comparison import Settings, compare, last
 from pirf_app.evaluation.exports import read_npz
 from pirf_app.models.library import BUNDLED, Library
 from pirf_app.pdes import get_pde, pde_names
-from pirf_app.ui.page import usable_cores
 from pirf_app.ui.serving.lanes import Lanes
 from pirf_app.ui.serving.offered import warm_up
 

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from pirf_app.common import threads
 
 # Prints what the OpenMP runtime would find at the moment when torch is first asked for, and ends there.
 FINDER = """
@@ -41,3 +44,17 @@ def test_threads_are_told_before_torch_is_imported(entry, request):
 def test_what_the_environment_says_is_kept(own, request):
     expected = [own.get("GOMP_SPINCOUNT", "None"), own.get("OMP_WAIT_POLICY", "None")]
     assert found("command line", request.config.rootpath, **own) == expected
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"), [([1], 4), ([4], 4), ([5], 1), ([9], 1), ([1, 9, 1, 1, 9], 4), ([7] * 5, 1)]
+)
+def test_threads_are_as_many_as_there_are_cores_to_have(running, expected, monkeypatch, tmp_path):
+    """By what runs now, this process counted out; a single look that found much is no reason."""
+    looks = iter(running * threads.LOOKS)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setattr(threads, "PAUSE", 0)
+    monkeypatch.setattr(threads, "LOADS", SimpleNamespace(read_text=lambda: f"0.10 0.20 0.30 {next(looks)}/200 4321"))
+    assert threads.suitable_threads() == expected
+    monkeypatch.setattr(threads, "LOADS", tmp_path / "none")
+    assert threads.suitable_threads() == 4

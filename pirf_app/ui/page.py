@@ -1,12 +1,12 @@
 """The whole page: heading, tabs, API; and how it is launched."""
 
-import contextlib
 import os
 from pathlib import Path
 
 import gradio as gr
 import torch
 
+from ..common.threads import usable_cores
 from ..evaluation.exports import FIRST_VIEW
 from ..hub.collection import Collection
 from ..models.checkpoint import MAX_BYTES
@@ -38,18 +38,6 @@ BEFORE_PAGE = 20.0  # seconds for models that must come before it
 WARM_UP = 5.0  # seconds that the page has for itself before models are loaded
 AT_ONCE = 8  # visitors who compute on a shared GPU
 SESSIONS = 200  # whose results are kept in memory
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: a container's quota can be far below what the machine has, and OMP_NUM_THREADS
-    asks for fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    with contextlib.suppress(KeyError, ValueError):
-        cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])))
-    return cores
 
 
 def build(library: Library | None = None, first_view: Path = FIRST_VIEW, lanes: Lanes | None = None) -> gr.Blocks:

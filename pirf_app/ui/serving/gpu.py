@@ -20,6 +20,7 @@ import gradio as gr
 import torch
 
 from ...common.checks import InputError
+from ...common.threads import suitable_threads
 from ...diffusion.sampler import Schedule
 from ...evaluation import comparison as cmp
 from ...models.checkpoint import Checkpoint
@@ -114,5 +115,7 @@ def sampled(settings: cmp.Settings, checkpoints: list[Checkpoint], schedules: li
 
 
 def run(library: AnyLibrary, settings: cmp.Settings) -> Iterator[cmp.Preview | cmp.Comparison]:
-    """`comparison.run` on the GPU. Raises InputError: at once for models that cannot be loaded."""
+    """`comparison.run` on the GPU, or on as many threads of the CPU as suit it now. Raises InputError: at once for
+    models that cannot be loaded."""
+    torch.set_num_threads(suitable_threads())
     return sampled(settings, *cmp.models(library, settings))
