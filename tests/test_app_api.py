@@ -178,6 +178,7 @@ def test_a_comparison_of_any_benchmark_is_shown_linked_and_exported(library, nam
     assert table.count("<td>periodic</td>") == (0 if name in ("darcy", "helmholtz", "poisson") else rows)
     assert pde.conservation_short in table
     assert pde.conservation in words.equation(pde)
+    assert pde.caveat is None or pde.caveat[:20] in words.equation(pde)
     query = dict(part.split("=") for part in to_query(comparison.settings).split("&"))
     assert from_query(library, query, Settings("none", (), 0, 0, 0)) == comparison.settings
     npz, png, csv = (Path(path) for path in export(comparison, tmp_path))

@@ -68,6 +68,8 @@ class PDE(Adjustable, ABC):
     # What `balance` compares: in a sentence, and in a few words for a table; None where there is no such law.
     conservation: str | None = None
     conservation_short: str | None = None
+    # What has to be kept in mind when its figures are read, where there is something.
+    caveat: str | None = None
     channels: tuple[Channel, ...]
     # The RMS residual that solver data leaves at most, from 32 points an axis on: rounding, or the error of time steps.
     residual_floor: float = 1e-3

@@ -55,6 +55,7 @@ class Kolmogorov(PDE):
     boundary = "periodic"
     conservation = "the circulation round each of 8 x 8 squares changes by what flows in, and so does the energy"
     conservation_short = "circulation, energy"
+    caveat = "at 64x64 the solver itself is off by 6 % of the change in the waves that it keeps, 16 % over all points"
     min_resolution = 16
     extent = (2 * np.pi, 2 * np.pi)
     periodic = (True, True)

@@ -64,6 +64,8 @@ def with_unit(title: str, unit: str) -> str:
 
 
 def equation(pde: PDE) -> str:
-    """Markdown: the equation, its domain and boundary, and the conservation law that samples are held against."""
+    """Markdown: the equation, its domain and boundary, the conservation law that samples are held against, and what has
+    to be kept in mind."""
     lines = [("Domain", pde.domain), ("Boundary", pde.boundary), ("Conservation", pde.conservation or "no law")]
+    lines += [("Note", pde.caveat)] if pde.caveat else []
     return f"$${pde.equation}$$\n\n" + "\n\n".join(f"**{name}** {typeset(text)}" for name, text in lines)
