@@ -30,7 +30,7 @@ class Poisson(PDE):
     boundary = "u = 0 on the edge"
     conservation = "the flux into each of 4 x 4 squares is the source in it"
     conservation_short = "flux = source"
-    caveat = "Gaussian data: replaced by zero, the bundled baseline's network changes no figure by 1 %"
+    caveat = "Gaussian data: replaced by zero, the bundled baseline's network hardly changes a figure"
     vertices = (True, True)
     symmetries = 8
     published_scaling = {"offset": [0.0, 0.0], "scale": [2.5, 0.0273973]}
