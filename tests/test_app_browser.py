@@ -34,7 +34,7 @@ def test_opens_on_a_real_comparison_and_says_that_it_is_precomputed(visit):
     page = visit()
     assert page.locator(PANELS).count() == 10
     assert "precomputed" in caption(page).lower()
-    assert "Darcy flow · 3 steps · 2 samples · seed 0" in caption(page)
+    assert "Darcy flow · 5 steps · 2 samples · seed 0" in caption(page)
     assert "forward-solve error" in page.inner_text("#sentence")
     assert page.locator(".figures tbody tr").count() == 3
 

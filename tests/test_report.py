@@ -30,7 +30,7 @@ def test_evaluate_with_another_solver_and_its_table():
 def test_the_later_of_two_reports_counts_and_the_summary_is_of_ten_steps(tmp_path):
     def row(method: str, residual: float, steps: int = 10) -> dict:
         figures = {"residual_rms": residual, "second_residual_rms": 2 * residual}
-        figures |= {"solve_error_median": residual / 100, "conservation_rate": 1.0}
+        figures |= {"solve_error_median": residual / 100, "conservation_rate": 1.0, "residual_median": residual}
         return {"pde": "darcy", "resolution": 64, "method": method, "steps": steps, "nfe": steps} | figures
 
     older = {"rows": [row("base", 2.0), row("pirf", 1.5), row("pirf", 9.0, 20)], "floors": {"darcy": 1}}
@@ -41,11 +41,11 @@ def test_the_later_of_two_reports_counts_and_the_summary_is_of_ten_steps(tmp_pat
     assert merged["environment"] == {"seed": 0}
     both = [*merged["rows"], row("cocogen", 0.1), row("pidm", 1.0), row("base", 1.0) | {"pde": "poisson"}]
     assert format_summary(both).splitlines()[2:] == [
-        "| Darcy | Baseline | 10 | 2 | 4 | 2.00% | 100% |",
-        "|  | PIRF | 10 | 0.5 (0.25) | 1 (0.25) | 0.50% (0.25) | 100% |",
-        "|  | PIDM | 10 | 1 (0.50) | 2 (0.50) | 1.00% (0.50) | 100% |",
-        "|  | CoCoGen | 10 | 0.1 (0.05) | 0.2 (0.05) | 0.10% (0.05) | 100% |",
-        "| Poisson | Baseline | 10 | 1 | 2 | 1.00% | 100% |",
+        "| Darcy | Baseline | 10 | 2 | 2 | 4 | 2.00% | 100% |",
+        "|  | PIRF | 10 | 0.5 (0.25) | 0.5 (0.25) | 1 (0.25) | 0.50% (0.25) | 100% |",
+        "|  | PIDM | 10 | 1 (0.50) | 1 (0.50) | 2 (0.50) | 1.00% (0.50) | 100% |",
+        "|  | CoCoGen | 10 | 0.1 (0.05) | 0.1 (0.05) | 0.2 (0.05) | 0.10% (0.05) | 100% |",
+        "| Poisson | Baseline | 10 | 1 | 1 | 2 | 1.00% | 100% |",
     ]
     path = tmp_path / "README.md"
     path.write_text("a <!-- summary -->old<!-- /summary --> b")

@@ -44,6 +44,7 @@ def train(page, **values) -> None:
 
 
 def compare(page, seed: int) -> None:
+    settled(page)  # what a page does by itself once it is loaded would take the seed back
     page.locator("#seed input, #seed textarea").fill(str(seed))
     page.click("#run")
     page.wait_for_function("seed => document.querySelector('#caption').innerText.includes(`seed ${seed}`)", arg=seed)
