@@ -16,6 +16,7 @@ from ..pdes import PDE, get_pde
 from .figures import (
     PRECISION,
     boundary_rounding,
+    by_sample,
     check_comparable,
     conservation_rate,
     places,
@@ -242,13 +243,7 @@ def measure(checkpoint: Checkpoint, fields: Tensor, settings: Settings, nfe: int
     if not fields.isfinite().all():
         raise overflow
     solution = pde.solve(fields)
-    samples = {
-        "residual_rms": residual_rms(pde, fields),
-        "solve_error": pde.solve_error(fields, solution),
-        "boundary_rms": pde.boundary_violation(fields),
-    }
-    if pde.offers("balance"):
-        samples["balance"] = pde.balance(fields)
+    samples = by_sample(pde, fields, solution)
     if not all(values.isfinite().all() for values in samples.values()):
         raise overflow
     row = checkpoint.info.label | {

@@ -38,6 +38,16 @@ def residual_rms(pde: PDE, fields: Tensor) -> Tensor:
     return rms(pde.interior(pde.residual(fields)))
 
 
+def by_sample(pde: PDE, fields: Tensor, solution: Tensor) -> dict[str, Tensor]:
+    """What is told of every single one of `fields`, `[n]` each; `solution` is the solver's answer to their inputs."""
+    found = {
+        "residual_rms": residual_rms(pde, fields),
+        "solve_error": pde.solve_error(fields, solution),
+        "boundary_rms": pde.boundary_violation(fields),
+    }
+    return found | ({"balance": pde.balance(fields)} if pde.offers("balance") else {})
+
+
 def conservation_rate(balance: Tensor) -> float:
     """The share of samples whose conservation law closes."""
     return (balance <= CLOSED).float().mean().item()

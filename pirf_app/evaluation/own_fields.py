@@ -11,7 +11,7 @@ from torch import Tensor
 from ..common.checks import InputError
 from ..common.text import percent, times
 from ..pdes import PDE, get_pde
-from .figures import CLOSED, boundary_rounding, figures, floors, residual_rms, unconverged
+from .figures import CLOSED, boundary_rounding, by_sample, figures, floors, unconverged
 from .own_data import split_samples
 from .report import share
 from .verdicts import REINTERPRETED
@@ -116,13 +116,7 @@ def measure_fields(pde: PDE, fields: Tensor, against: int | None = None) -> Fiel
     pde.check_request(len(good), resolution, 0)
     with np.errstate(over="ignore", invalid="ignore"):  # told below
         solution = pde.solve(fields)
-    each = {
-        "residual_rms": residual_rms(pde, fields),
-        "solve_error": pde.solve_error(fields, solution),
-        "boundary_rms": pde.boundary_violation(fields),
-    }
-    if pde.offers("balance"):
-        each["balance"] = pde.balance(fields)
+    each = by_sample(pde, fields, solution)
     finite = torch.stack(list(each.values())).isfinite().all(0)
     bad += [
         (k, "its values are so large that the solver overflows") for k, ok in zip(good, finite, strict=True) if not ok
